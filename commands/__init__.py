@@ -1,0 +1,1 @@
+"""The `stubmail` command and its subcommands, one module each."""

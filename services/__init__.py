@@ -1,0 +1,1 @@
+"""The services, one package each; they share code only through stubmail."""

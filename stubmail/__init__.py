@@ -1,0 +1,1 @@
+"""What the services agree on: formats, discovery, OpenPGP, maildrops, settings and logs."""

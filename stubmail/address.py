@@ -1,0 +1,69 @@
+"""Mail addresses as stub mail compares them: one canonical form, subaddresses on request."""
+
+import re
+from dataclasses import dataclass
+
+MAX_ADDRESS = 254  # octets, RFC 5321 §4.5.3.1.3 less the angle brackets
+MAX_LOCAL = 64  # octets, RFC 5321 §4.5.3.1.1
+
+# RFC 5321 §4.1.2 Dot-string, with RFC 6531 §3.3 letters; a quoted local part has no place in a user ID and is refused.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
+_LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class AddressError(ValueError):
+    """The text is not an address that stub mail can carry; the message says why."""
+
+
+def parse_domain(text: str) -> str:
+    """Return a domain name in the form used everywhere else: lower case, A-labels, no trailing dot.
+
+    Raises AddressError for an address literal, an empty or over-long label or name (RFC 1035 §2.3.4), or text that
+    IDNA cannot encode.
+    """
+    name = text.removesuffix(".").lower()
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode("ascii")
+        except UnicodeError as error:
+            raise AddressError(f"{text!r} is not a domain name") from error
+    if not 0 < len(name) <= 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise AddressError(f"{text!r} is not a domain name")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One mailbox: ``local`` as written, ``domain`` canonical.
+
+    Two addresses are the same mailbox when their ``key`` is the same: the local part is compared without regard to
+    case, as every mail system in use does, though RFC 5321 §2.4 leaves it to the domain.
+    """
+
+    local: str
+    domain: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Parse ``local@domain``, without angle brackets or a display name. Raises AddressError."""
+        local, at, domain = text.rpartition("@")
+        if not at or not _LOCAL.fullmatch(local):
+            raise AddressError(f"{text!r} is not a mail address")
+        if len(local.encode()) > MAX_LOCAL or len(text.encode()) > MAX_ADDRESS:
+            raise AddressError("the mail address is too long")
+        return cls(local, parse_domain(domain))
+
+    @property
+    def key(self) -> str:
+        """The canonical text by which addresses are compared, stored and hashed."""
+        return f"{self.local.lower()}@{self.domain}"
+
+    @property
+    def base(self) -> "Address":
+        """The address without its subaddress: ``bob+lists@d`` becomes ``bob@d`` (RFC 5233)."""
+        local = self.local.partition("+")[0]
+        return Address(local, self.domain) if local else self
+
+    def __str__(self) -> str:
+        return f"{self.local}@{self.domain}"

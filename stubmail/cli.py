@@ -1,0 +1,92 @@
+"""What every command line has in common: --config, --check, --version, -v, sysexits and one-sentence errors."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+from stubmail import log, settings
+from stubmail.errors import Exit, StubmailError, TemporaryError
+
+P = ParamSpec("P")
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that all services share; the command receives ``config: Path``, ``check``, ``verbose``."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Log debug lines as well."),
+        click.option("--check", is_flag=True, help="Read the configuration, try every dependency, say what is wrong."),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            default=settings.default_path,
+            show_default="$STUB_CONF, else ~/.stub/stub.conf",
+            help="The configuration file (TOML).",
+        ),
+        click.version_option(version("stubmail"), "--version", message="%(prog)s %(version)s"),
+    ):
+        function = option(function)
+    return function
+
+
+def load(path: Path, **sections: type[Any]) -> list[Any]:
+    """Read the named sections of stub.conf, in order. A missing file prints a sample and exits 78 (contract)."""
+    try:
+        data = settings.load_file(path)
+    except settings.MissingConfig as error:
+        click.echo("\n".join(settings.sample(name, cls) for name, cls in sections.items()), nl=False)
+        text = f"{error.text}; put the sample shown on standard output there and fill it in"
+        raise settings.ConfigError(text) from None
+    return [settings.read(data, name, cls) for name, cls in sections.items()]
+
+
+def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn the errors a user can act on into one sentence on standard error and an exit status from sysexits.h."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        program = Path(sys.argv[0]).name
+        try:
+            function(*args, **kwargs)
+        except Exit as error:
+            click.echo(f"{program}: {error.text}", err=True)
+            sys.exit(error.status)
+        except StubmailError as error:
+            click.echo(f"{program}: {error.text}", err=True)
+            sys.exit(os.EX_TEMPFAIL if isinstance(error, TemporaryError) else os.EX_UNAVAILABLE)
+        except PermissionError as error:
+            click.echo(f"{program}: {error.filename or 'the operation'}: permission denied", err=True)
+            sys.exit(os.EX_NOPERM)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"{program}: {where}{error.strerror or error}", err=True)
+            sys.exit(os.EX_OSERR)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    return wrapper
+
+
+def parse_listen(text: str, default_port: int | None = None) -> tuple[str, int]:
+    """Split ``HOST:PORT`` or ``[V6]:PORT``; with ``default_port`` the port may be left out. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon and default_port is not None:
+        host, port = text, str(default_port)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise settings.ConfigError(f"{text!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def listening_error(error: OSError, host: str, port: int) -> Exit:
+    """Return the error to raise when a socket cannot be bound: which address it was, and why not."""
+    status = os.EX_NOPERM if isinstance(error, PermissionError) else os.EX_UNAVAILABLE
+    return Exit(status, f"cannot listen on {host}:{port}: {error.strerror or error}")
+
+
+__all__ = ["common_options", "listening_error", "load", "log", "one_sentence", "parse_listen"]

@@ -1,0 +1,31 @@
+"""The errors that domain code raises; each edge alone translates them into its protocol's reply."""
+
+
+class StubmailError(Exception):
+    """Something went wrong with one message, request or key.
+
+    ``code`` is an enhanced status code (RFC 3463 §2), for example ``4.4.3``; ``text`` says in one sentence what
+    happened and, where the reader can do something about it, what.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code} {text}")
+        self.code = code
+        self.text = text
+
+
+class TemporaryError(StubmailError):
+    """The same attempt may succeed later: the message stays where it is and is tried again (RFC 3463 class 4)."""
+
+
+class PermanentError(StubmailError):
+    """The same attempt will never succeed: the message is returned or refused (RFC 3463 class 5)."""
+
+
+class Exit(Exception):
+    """A process cannot start or go on: its exit status (sysexits.h, ``os.EX_*``) and one sentence that says why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text

@@ -1,0 +1,51 @@
+"""One line per event: time, service, level, the message's or session's id, what happened, then key=value pairs."""
+
+import logging
+import re
+import sys
+import time
+from typing import Any
+
+_PLAIN = re.compile(r"[\x21\x23-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but for space, quote, = and backslash
+MAX_VALUE = 300  # characters of one value; a peer's text must not fill the disk
+
+
+def format_value(value: object) -> str:
+    """Return a value as it stands in a log line: quoted and escaped when it is not plain ASCII, never two lines."""
+    text = str(value)
+    if len(text) > MAX_VALUE:
+        text = text[:MAX_VALUE] + "..."
+    if _PLAIN.fullmatch(text):
+        return text
+    return '"' + text.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+
+
+def event(logger: logging.Logger, what: str, about: str = "-", /, level: int = logging.INFO, **pairs: Any) -> None:
+    """Log that ``what`` (a past participle: stored, refused) happened to the message or session ``about``.
+
+    Values are escaped; secrets and bodies have no place in them. Pairs whose value is None are left out.
+    """
+    if logger.isEnabledFor(level):
+        details = "".join(f" {key}={format_value(value)}" for key, value in pairs.items() if value is not None)
+        logger.log(level, "%s %s%s", format_value(about), what, details)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = f"{stamp}.{int(record.msecs):03d}Z {record.name} {record.levelname.lower()} {record.getMessage()}"
+        line = line.replace("\n", "\\n").replace("\r", "\\r")
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def setup(verbose: bool = False) -> None:
+    """Send every log line of this process to standard error; ``verbose`` adds debug lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for noisy in ("mail.log", "asyncio", "urllib3", "gnupg"):  # theirs repeat ours, or quote what peers sent
+        logging.getLogger(noisy).setLevel(logging.WARNING)

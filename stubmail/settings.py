@@ -1,0 +1,185 @@
+"""stub.conf: TOML sections read into dataclasses, overridden by the environment, with a sample that cannot rot.
+
+A section is a frozen dataclass whose fields carry their meaning: ``listen: str = setting("127.0.0.1:25", "where …")``.
+The same declaration gives the default, the type check, the sample and the error text.
+"""
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stubmail.errors import Exit
+
+Section = TypeVar("Section")
+
+KNOWN_SECTIONS = ("domain", "dns", "post_manager", "smtp2stub", "http2mbox", "pop3d", "keyserver")
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    list: "a list of texts",
+}
+
+
+class ConfigError(Exit):
+    """The configuration is missing or wrong: exit status 78 and one sentence that says what to change."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(os.EX_CONFIG, text)
+
+
+class MissingConfig(ConfigError):
+    """There is no configuration file at all: the caller shows a sample."""
+
+
+def setting(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
+    """Declare one setting; without a default it must be given. ``doc`` says what it means, with its unit."""
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+def items(default: list[str], doc: str = "") -> Any:
+    """Declare a setting that is a list of texts."""
+    return dataclasses.field(default_factory=lambda: list(default), metadata={"doc": doc})
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """[domain]: whose mail this is."""
+
+    name: str = setting(doc="the mail domain, the part behind the @")
+    host: str = setting("", "the host name that the domain's DNS records give; default: the domain's own name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dns:
+    """[dns]: how other domains are found."""
+
+    resolver: str = setting("", "ADDRESS:PORT of the resolver to ask; default: those of /etc/resolv.conf")
+    timeout_seconds: float = setting(5.0, "how long one question may take, all tries together")
+    allow_private: bool = setting(False, "follow records to loopback and private addresses: for demos and tests only")
+
+
+def default_path() -> Path:
+    """Where stub.conf is looked for when no --config is given: $STUB_CONF, else ~/.stub/stub.conf."""
+    return Path(os.environ.get("STUB_CONF") or Path.home() / ".stub" / "stub.conf")
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """Read one TOML file. Raises MissingConfig when it is not there, ConfigError when it cannot be read or parsed."""
+    try:
+        with path.open("rb") as file:
+            data = tomllib.load(file)
+    except FileNotFoundError:
+        raise MissingConfig(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return data
+
+
+def read(data: Mapping[str, Any], name: str, cls: type[Section], environ: Mapping[str, str] = os.environ) -> Section:
+    """Read section ``name`` of parsed TOML into ``cls``; ``STUBMAIL_<SECTION>_<KEY>`` in the environment wins.
+
+    ``STUBMAIL_<SECTION>_<KEY>__FILE`` names a file whose content, less a final newline, is the value: for secrets.
+    Raises ConfigError for a section or key that does not exist, a value of the wrong type, or a missing one.
+    """
+    for section in data:
+        if section not in KNOWN_SECTIONS:
+            raise ConfigError(f"unknown section [{section}]; known are {', '.join(KNOWN_SECTIONS)}")
+    table = data.get(name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"[{name}] must be a section")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(table) - set(fields)):
+        raise ConfigError(f"unknown setting {unknown[0]!r} in [{name}]; known are {', '.join(fields)}")
+    values: dict[str, Any] = {}
+    for key, field in fields.items():
+        where = f"[{name}] {key}"
+        variable = f"STUBMAIL_{name}_{key}".upper()
+        if variable + "__FILE" in environ:
+            values[key] = _from_text(_read_secret(variable, environ), hints[key], variable)
+        elif variable in environ:
+            values[key] = _from_text(environ[variable], hints[key], variable)
+        elif key in table:
+            values[key] = _checked(table[key], hints[key], where)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where} is missing: {field.metadata['doc']}")
+    return cls(**values)
+
+
+def sample(name: str, cls: type[Any]) -> str:
+    """Return section ``name`` as TOML with every setting, its meaning and its default; required ones stand empty."""
+    lines = [f"[{name}]"]
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        lines.append(f"# {field.metadata['doc']}")
+        lines.append(f"{field.name} = {_empty(hints[field.name])}" if required else f"#{field.name} = {_toml(default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_secret(variable: str, environ: Mapping[str, str]) -> str:
+    path = environ[variable + "__FILE"]
+    try:
+        return Path(path).read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{variable}__FILE names {path}, which cannot be read: {error}") from error
+
+
+def _base(hint: Any) -> Any:
+    """The plain type behind a hint: list[str] is list, Path | None is Path."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return origin or hint
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    base = _base(hint)
+    accepted: tuple[type, ...] = {Path: (str,), float: (int, float)}.get(base, (base,))
+    good = isinstance(value, accepted)
+    if isinstance(value, bool) and base is not bool:
+        good = False
+    if base is list and good:
+        good = all(isinstance(item, str) for item in value)
+    if not good:
+        raise ConfigError(f"{where} must be {_NAMES[base]}, not {value!r}")
+    return base(value) if base in (Path, float) else value
+
+
+def _from_text(text: str, hint: Any, variable: str) -> Any:
+    base = _base(hint)
+    if base is list:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if base is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ConfigError(f"{variable} must be true or false, not {text!r}")
+        return text.lower() in ("true", "1")
+    try:
+        return base(text)
+    except ValueError:
+        raise ConfigError(f"{variable} must be {_NAMES[base]}, not {text!r}") from None
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return str(value)
+    return '"' + str("" if value is None else value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _empty(hint: Any) -> str:
+    return {list: "[]", int: "0", float: "0.0", bool: "false"}.get(_base(hint), '""')

@@ -1,0 +1,102 @@
+"""The users file: TOML tables ``[users.NAME]`` that pop3d, smtp2stub and http2mbox read, each what it needs of them."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stubmail.address import Address, AddressError
+from stubmail.passwords import check_password, decoy, known_scheme
+from stubmail.settings import ConfigError, load_file
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One account; what a service does not need may be absent from its copy of the file.
+
+    ``password`` is ``{PLAIN}…`` or ``{ARGON2ID}…``; ``maildrop`` is ``mbox:PATH`` or ``maildir:PATH``;
+    ``gnupghome`` is the GnuPG home with the account's own key and keyring; ``passphrase_file`` holds its passphrase.
+    """
+
+    name: str
+    address: Address | None = None
+    password: str = dataclasses.field(default="", repr=False)
+    maildrop: str = ""
+    gnupghome: Path | None = None
+    passphrase_file: Path | None = None
+
+    def passphrase(self) -> str:
+        """Read the secret key's passphrase; empty when none is set. Raises ConfigError when the file is unreadable."""
+        if self.passphrase_file is None:
+            return ""
+        try:
+            return self.passphrase_file.read_text().removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"user {self.name}: cannot read {self.passphrase_file}: {error}") from error
+
+
+class Users:
+    """All accounts of a users file, found by name or by address."""
+
+    def __init__(self, users: list[User]) -> None:
+        self._users = users
+        # The slowest scheme in use, so that neither a wrong password nor an unknown name stands out.
+        schemes = sorted((user.password for user in users if user.password), key=str.upper)
+        self._decoy = decoy(schemes[0] if schemes else "{PLAIN}")
+        self._by_login: dict[str, User] = {}
+        for user in users:
+            self._by_login[user.name.lower()] = user
+        for user in users:
+            if user.address is not None:
+                self._by_login[user.address.key] = user
+
+    def __iter__(self) -> Iterator[User]:
+        return iter(self._users)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def authenticate(self, login: str, password: str) -> User | None:
+        """Return the user whom this name or address and password belong to; an unknown login costs the same time.
+
+        CPU-bound, see check_password. An account without a password can never log in.
+        """
+        user = self.find(login)
+        known = user is not None and bool(user.password)
+        stored = user.password if user is not None and known else self._decoy
+        return user if check_password(stored, password) and known else None
+
+    def find(self, login: str) -> User | None:
+        """Return the user whose name or address ``login`` is, in any case: ``alice``, ``alice@alpha.example``."""
+        return self._by_login.get(login.lower())
+
+
+def load_users(path: Path) -> Users:
+    """Read a users file. Raises ConfigError that names the user and the key that is wrong."""
+    tables = load_file(path).get("users")
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f'{path} has no users; add a table such as [users.bob] with password = "{{PLAIN}}…"')
+    return Users([_parse(name, table, path) for name, table in tables.items()])
+
+
+def _parse(name: str, table: Any, path: Path) -> User:
+    known = {field.name for field in dataclasses.fields(User)} - {"name"}
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise ConfigError(f"{path}: [users.{name}] must be a table of texts")
+    if unknown := sorted(set(table) - known):
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r} in [users.{name}]; known are {', '.join(sorted(known))}")
+    values: dict[str, Any] = dict(table)
+    if "password" in table and not known_scheme(table["password"]):
+        raise ConfigError(f"{path}: password of [users.{name}] must begin with {{PLAIN}} or {{ARGON2ID}}")
+    if "maildrop" in table and not table["maildrop"].startswith(("mbox:", "maildir:")):
+        raise ConfigError(f"{path}: maildrop of [users.{name}] must be mbox:PATH or maildir:PATH")
+    if "address" in table:
+        try:
+            values["address"] = Address.parse(table["address"])
+        except AddressError as error:
+            raise ConfigError(f"{path}: address of [users.{name}]: {error}") from error
+    for key in ("gnupghome", "passphrase_file"):
+        if key in table:
+            values[key] = Path(table[key])
+    return User(name=name, **values)
