@@ -1,0 +1,285 @@
+"""Signed requests: the JSON that every operation begins with, its MAC, and the refusals (protocol.md §4). Sans-IO."""
+
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from stubmail.address import Address, AddressError
+
+VERSION = 1
+OPEN, STORE, LIST, FETCH, ACK, OUTBOX, WITHDRAW = "open", "store", "list", "fetch", "ack", "outbox", "withdraw"
+OPERATIONS = frozenset((OPEN, STORE, LIST, FETCH, ACK, OUTBOX, WITHDRAW))
+STATES = ("waiting", "fetched", "expired", "withdrawn")
+
+# Limits of protocol.md §9: octets, but for counts and seconds.
+MAX_REQUEST = 262_144
+MAX_SIGNATURE = 16_384
+MAX_CERTIFICATE = 65_536
+MAX_HEAD = 16_384
+MAX_PARTS = 2_000  # further parts, beside request and mac
+MAX_POSTS = 1_000
+MAX_SENDERS = 4_000
+MAX_OPEN_ANSWER = 16_384
+MAX_JSON_ANSWER = 4 * 2**20  # a listing of 1,000 posts and its others
+CLOCK_SKEW = 300  # seconds
+NONCE_LIFETIME = 600  # seconds
+
+# protocol.md §4.4
+STATUS = {
+    "malformed": 400,
+    "version": 400,
+    "operation": 400,
+    "certificate": 400,
+    "digest": 400,
+    "session": 401,
+    "mac": 401,
+    "signature": 401,
+    "clock-skew": 403,
+    "account": 403,
+    "method": 405,
+    "replayed": 409,
+    "length-required": 411,
+    "too-large": 413,
+    "media-type": 415,
+    "wrong-host": 421,
+    "rate": 429,
+    "unavailable": 503,
+    "no-space": 507,
+}
+RETRYABLE = frozenset(("rate", "unavailable", "no-space"))
+
+_HEX16 = re.compile(r"[0-9a-f]{32}")
+_HEX32 = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9A-F]{40}([0-9A-F]{24})?")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9])?")
+_MAX_INTEGER = 2**63 - 1  # what every database can hold
+
+
+class Refusal(Exception):
+    """A request is refused: a stable code of protocol.md §4.4, a sentence, and its HTTP status."""
+
+    def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = STATUS[code]
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a request says of one further part: its SHA-256 (32 octets) and its size in octets."""
+
+    sha256: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request's JSON: the members all operations share, and in ``members`` the operation's own."""
+
+    op: str
+    host: str
+    time: int
+    nonce: str
+    parts: tuple[Part, ...] = ()
+    fingerprint: str = ""  # open only
+    address: Address | None = None  # open only
+    session: str = ""  # all but open
+    members: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_wire(self) -> bytes:
+        """Return the octets that are signed or MACed."""
+        data: dict[str, Any] = {"version": VERSION, "op": self.op, "host": self.host, "time": self.time}
+        data["nonce"] = self.nonce
+        data["parts"] = [{"sha256": part.sha256.hex(), "size": part.size} for part in self.parts]
+        if self.op == OPEN:
+            data |= {"fingerprint": self.fingerprint, "address": str(self.address)}
+        else:
+            data["session"] = self.session
+        return json.dumps(data | dict(self.members), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_wire(cls, data: bytes) -> "Request":
+        """Parse and check the shape of what all operations share.
+
+        Raises Refusal: malformed, version, operation or, for a size, too-large.
+        """
+        if len(data) > MAX_REQUEST:
+            raise Refusal("too-large", f"the request part is over {MAX_REQUEST} octets")
+        shape = _Shape(_parse_json(data))
+        version = shape.integer("version")
+        if version != VERSION:
+            raise Refusal("version", f"version {version} is not spoken here, only {VERSION}")
+        op = shape.text("op", 16)
+        if op not in OPERATIONS:
+            raise Refusal("operation", f"there is no operation {op!r}")
+        opening = op == OPEN
+        return cls(
+            op=op,
+            host=shape.match("host", _HOST),
+            time=shape.integer("time"),
+            nonce=shape.match("nonce", _HEX16),
+            parts=tuple(_part(item) for item in shape.array("parts", MAX_PARTS)),
+            fingerprint=shape.match("fingerprint", _FINGERPRINT) if opening else "",
+            address=shape.address("address") if opening else None,
+            session="" if opening else shape.match("session", _HEX16),
+            members=shape.members,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StorePost:
+    """One post of a store request: for whom, and which parts are its head and its body (protocol.md §5.2)."""
+
+    id: bytes
+    to: str
+    address: Address
+    head: int
+    body: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """What a list request asks for (protocol.md §5.3)."""
+
+    senders: tuple[str, ...]
+    after: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxQuery:
+    """What an outbox request asks for (protocol.md §5.6); no states means all."""
+
+    after: int
+    limit: int
+    states: tuple[str, ...]
+
+
+def mac(secret: bytes, data: bytes) -> bytes:
+    """Return the 32 octets of the ``mac`` part for a request's octets under a session's secret."""
+    return hmac.digest(secret, data, "sha256")
+
+
+def store_posts(request: Request) -> list[StorePost]:
+    """Return the posts of a store request. Raises Refusal(malformed), also when an id stands twice."""
+    posts = []
+    for item in _Shape(request.members).array("posts", MAX_POSTS):
+        shape = _Shape(item)
+        head, body = shape.integer("head"), shape.integer("body")
+        if max(head, body) >= len(request.parts):
+            _malformed("a post names a part that is not there")
+        if request.parts[head].size > MAX_HEAD:
+            raise Refusal("too-large", f"the head of a post is over {MAX_HEAD} octets")
+        post_id = bytes.fromhex(shape.match("id", _HEX16))
+        posts.append(StorePost(post_id, shape.match("to", _FINGERPRINT), shape.address("address"), head, body))
+    if len({post.id for post in posts}) < len(posts):
+        _malformed("a post id stands twice")
+    return posts
+
+
+def list_query(request: Request) -> ListQuery:
+    """Return what a list request asks for. Raises Refusal(malformed)."""
+    shape = _Shape(request.members)
+    senders = shape.array("senders", MAX_SENDERS)
+    if not all(isinstance(item, str) and _FINGERPRINT.fullmatch(item) for item in senders):
+        _malformed("senders must be fingerprints")
+    return ListQuery(tuple(senders), shape.integer("after"), _limit(shape))
+
+
+def fetch_posts(request: Request) -> list[tuple[bytes, int]]:
+    """Return (post id, offset) for each post that a fetch request asks for. Raises Refusal(malformed)."""
+    shapes = [_Shape(item) for item in _Shape(request.members).array("posts", MAX_POSTS)]
+    return [(bytes.fromhex(shape.match("id", _HEX16)), shape.integer("offset")) for shape in shapes]
+
+
+def post_ids(request: Request) -> list[bytes]:
+    """Return the post ids of an ack or withdraw request. Raises Refusal(malformed)."""
+    ids = _Shape(request.members).array("ids", MAX_POSTS)
+    if not all(isinstance(item, str) and _HEX16.fullmatch(item) for item in ids):
+        _malformed("ids must be post ids")
+    return [bytes.fromhex(item) for item in ids]
+
+
+def outbox_query(request: Request) -> OutboxQuery:
+    """Return what an outbox request asks for. Raises Refusal(malformed)."""
+    shape = _Shape(request.members)
+    states = shape.array("states", len(STATES)) if "states" in shape.members else []
+    if not all(item in STATES for item in states):
+        _malformed(f"states are {', '.join(STATES)}")
+    return OutboxQuery(shape.integer("after"), _limit(shape), tuple(states))
+
+
+def _malformed(what: str) -> NoReturn:
+    raise Refusal("malformed", what)
+
+
+def _parse_json(data: bytes) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            _malformed("a name stands twice in a JSON object")
+        return members
+
+    def no_constant(name: str) -> NoReturn:
+        _malformed(f"{name} is not JSON")
+
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number too long to convert
+        raise Refusal("malformed", "the request part is not JSON") from error
+
+
+def _part(item: Any) -> Part:
+    shape = _Shape(item)
+    return Part(bytes.fromhex(shape.match("sha256", _HEX32)), shape.integer("size"))
+
+
+def _limit(shape: "_Shape") -> int:
+    limit = shape.integer("limit")
+    if not 1 <= limit <= MAX_POSTS:
+        _malformed(f"limit must be 1 to {MAX_POSTS}")
+    return limit
+
+
+class _Shape:
+    """Members of a JSON object, each taken with the type and bounds that it must have."""
+
+    def __init__(self, value: Any) -> None:
+        if not isinstance(value, Mapping):
+            _malformed("a JSON object is wanted")
+        self.members: Mapping[str, Any] = value
+
+    def text(self, name: str, longest: int) -> str:
+        value = self.members.get(name)
+        if not isinstance(value, str) or len(value) > longest:
+            _malformed(f"{name} must be a text of at most {longest} characters")
+        return value
+
+    def match(self, name: str, pattern: re.Pattern[str]) -> str:
+        value = self.text(name, 255)
+        if not pattern.fullmatch(value):
+            _malformed(f"{name} is malformed")
+        return value
+
+    def integer(self, name: str) -> int:
+        value = self.members.get(name)
+        if type(value) is not int or not 0 <= value <= _MAX_INTEGER:
+            _malformed(f"{name} must be a whole number")
+        return value
+
+    def array(self, name: str, longest: int) -> list[Any]:
+        value = self.members.get(name)
+        if not isinstance(value, list) or len(value) > longest:
+            _malformed(f"{name} must be an array of at most {longest}")
+        return value
+
+    def address(self, name: str) -> Address:
+        try:
+            return Address.parse(self.text(name, 254))
+        except AddressError:
+            _malformed(f"{name} must be a mail address")

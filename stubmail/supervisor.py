@@ -1,0 +1,110 @@
+"""Runs a service's processes as one: starts them, passes signals on, and starts again what dies."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stubmail.log import event
+
+RESTART_SECONDS = 1.0  # how long after its death a child is started again
+_HOPELESS = (os.EX_USAGE, os.EX_CONFIG, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_OSERR, os.EX_SOFTWARE)
+
+_log = logging.getLogger("supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One process to run: a name for the log, its command line, and its environment (None: this process's own).
+
+    ``once``: its end is not a death; it is not started again.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+    once: bool = False
+
+
+class Supervisor:
+    """Keeps children running until it is stopped.
+
+    A child that dies is started again a second later. One that ends with a sysexits status that another try cannot
+    change (bad configuration, no permission, port in use), before it has run for a second, ends all.
+    """
+
+    def __init__(self, children: Sequence[Child], *, drain_seconds: float = 30.0) -> None:
+        self._children = children
+        self._drain_seconds = drain_seconds
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+        self._status = 0
+        self.on_start: Callable[[str, int], None] = lambda name, pid: None
+
+    async def run(self) -> int:
+        """Run until ``stop`` or a hopeless child; return the exit status for this process, 0 after ``stop``."""
+        tasks = [asyncio.create_task(self._keep(child)) for child in self._children]
+        await self._stopping.wait()
+        self.signal(signal.SIGTERM)
+        _, late = await asyncio.wait(tasks, timeout=self._drain_seconds) if tasks else (None, set())
+        if late:
+            event(_log, "killed", level=logging.WARNING, names=",".join(sorted(self._processes)))
+            self.signal(signal.SIGKILL)
+        for task in tasks:
+            await task
+        return self._status
+
+    def stop(self, status: int = 0) -> None:
+        """Ask all children to end, and ``run`` to return ``status`` when they have."""
+        self._status = self._status or status
+        self._stopping.set()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every child that runs."""
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.send_signal(number)
+
+    async def _keep(self, child: Child) -> None:
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                process = await asyncio.create_subprocess_exec(*child.argv, env=child.env)
+            except OSError as error:
+                event(_log, "failed", child.name, level=logging.ERROR, error=error.strerror)
+                self.stop(os.EX_OSERR)
+                return
+            self._processes[child.name] = process
+            self.on_start(child.name, process.pid)
+            if self._stopping.is_set():  # told to stop while this one was being started
+                process.terminate()
+            status = await process.wait()
+            del self._processes[child.name]
+            if self._stopping.is_set() or child.once:
+                return
+            if status in _HOPELESS and time.monotonic() - started < RESTART_SECONDS:
+                event(_log, "ended", child.name, level=logging.ERROR, status=status)
+                self.stop(status)
+                return
+            event(_log, "died", child.name, level=logging.ERROR, status=status, restart_seconds=RESTART_SECONDS)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
+            except TimeoutError:
+                continue
+
+
+def supervise(children: Sequence[Child], *, drain_seconds: float = 30.0) -> int:
+    """Run the children until SIGTERM or SIGINT, pass SIGHUP on, and return this process's exit status."""
+
+    async def run() -> int:
+        supervisor = Supervisor(children, drain_seconds=drain_seconds)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stop)
+        loop.add_signal_handler(signal.SIGHUP, supervisor.signal, signal.SIGHUP)
+        return await supervisor.run()
+
+    return asyncio.run(run())
