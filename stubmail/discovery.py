@@ -61,10 +61,10 @@ class Resolver:
     def discover(self, domain: str) -> StubDomain | None:
         """Return what ``domain`` offers, or None when DNS says with authority that it offers no stub mail.
 
-        None means: none of the three records exists, or each of them has the target ``.`` (RFC 2782: "decidedly not
-        available"). A ``.`` for the UDP check alone leaves ``checks`` empty. Raises TemporaryError 4.4.3 when DNS
-        fails, and 4.4.4, with the names of the records, when some are there and others are missing, malformed or ``.``:
-        such mail waits, it never goes out in clear text. Raises PermanentError 5.1.2 for a malformed domain.
+        None means that none of the three records exists. A UDP check of ``.`` leaves ``checks`` empty. Raises
+        TemporaryError 4.4.3 when DNS fails, and 4.4.4, with the names of the records, when some are there and others
+        are missing, malformed or ``.``: such mail waits, it never goes out in clear text (protocol.md §3.3). Raises
+        PermanentError 5.1.2 for a malformed domain.
         """
         try:
             name = parse_domain(domain)
@@ -129,7 +129,8 @@ class Resolver:
         answer = self._cache.get(key)
         if answer is None:
             answer = self._upstream.ask(name, rdtype)
-            self._cache.put(key, answer, answer.ttl)
+            if answer.ttl:
+                self._cache.put(key, answer, answer.ttl)
         return answer
 
 

@@ -85,14 +85,12 @@ def assess(
     stores: Found[PostRecord],
     rng: random.Random,
 ) -> StubDomain | None:
-    """Return the domain's offer with its targets in the order to try, or None when it makes none.
+    """Return the domain's offer with its targets in the order to try, or None when all three kinds are absent.
 
-    None means that all three kinds are absent, or all three say ``.``. Raises TemporaryError 4.4.4, naming the records,
-    when some are there and others are missing, malformed or ``.``; only the UDP check may be declined by itself.
+    Raises TemporaryError 4.4.4, naming the records, when some are there and others are missing, malformed or ``.``;
+    only the UDP check may be declined (protocol.md §3.3).
     """
     if all(found.absent for found in (checks, keys, stores)):
-        return None
-    if all(found.not_offered and not found.records for found in (checks, keys, stores)):
         return None
     faults = [
         f"{name}.{domain} is {fault}" if fault in ("missing", "not offered") else f"{name}.{domain}: {fault}"

@@ -16,15 +16,14 @@ from stubmail.errors import TemporaryError
 from stubmail.settings import ConfigError
 
 MAX_CHAIN = 8  # questions asked for one name because an answer ended in a CNAME
-MIN_TTL = 10  # seconds; less would let a zone make us ask for every message
-MAX_TTL = 86_400
-MAX_NEGATIVE_TTL = 10_800  # RFC 2308 §5: one to three hours
+MAX_TTL = 86_400  # seconds; what a zone promises for longer is asked again
+MAX_NEGATIVE_TTL = 10_800  # seconds, RFC 2308 §5: one to three hours
 EDNS_PAYLOAD = 1232  # octets; what passes unfragmented, as agreed on DNS flag day 2020
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The records of one name and type, none of them when it is authoritatively absent; ``ttl`` in seconds, clamped."""
+    """The records of one name and type, none when they are authoritatively absent; ``ttl`` in seconds, 0: not to keep."""
 
     records: tuple[dns.rdata.Rdata, ...]
     ttl: int
@@ -57,7 +56,7 @@ class Upstream:
     def ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> Answer:
         """Ask for ``name`` (without a final dot), following CNAMEs.
 
-        Raises TemporaryError 4.4.3 when there is no answer to rely on: a timeout, SERVFAIL, REFUSED, a referral, a loop.
+        Raises TemporaryError 4.4.3 when no answer can be relied on: a timeout, SERVFAIL, REFUSED, a referral, a loop.
         """
         try:
             question = dns.name.from_text(name + ".")
@@ -67,11 +66,13 @@ class Upstream:
         for _ in range(MAX_CHAIN):
             response = self._ask_once(question, rdtype)
             chain = response.resolve_chaining()
-            ttl = min(ttl, chain.minimum_ttl)
             if chain.answer is not None:
-                return Answer(tuple(chain.answer), max(MIN_TTL, ttl))
+                return Answer(tuple(chain.answer), min(ttl, chain.minimum_ttl))
             if chain.canonical_name == question or response.rcode() == dns.rcode.NXDOMAIN:
-                return Answer((), max(MIN_TTL, min(ttl, MAX_NEGATIVE_TTL)))
+                has_soa = any(rrset.rdtype == dns.rdatatype.SOA for rrset in response.authority)
+                negative = min(chain.minimum_ttl, MAX_NEGATIVE_TTL) if has_soa else 0  # RFC 2308 §5
+                return Answer((), min(ttl, negative))
+            ttl = min([ttl, *(alias.ttl for alias in chain.cnames)])
             question = chain.canonical_name  # the server gave the CNAME only: what it points to is another question
         raise TemporaryError("4.4.3", f"DNS: too many aliases for {name}")
 
@@ -79,7 +80,7 @@ class Upstream:
         try:
             response = self._resolver.resolve(name, rdtype, search=False, raise_on_no_answer=False).response
         except dns.resolver.NXDOMAIN as absent:
-            response = absent.response(name)
+            response = absent.kwargs["responses"][name]
         except (dns.exception.DNSException, OSError) as error:
             raise TemporaryError("4.4.3", f"DNS: {_reason(error)} asking for {name} {rdtype.name}") from error
         assert isinstance(response, dns.message.QueryMessage)

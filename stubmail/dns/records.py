@@ -1,4 +1,4 @@
-"""The records by which a domain offers stub mail: parsed, checked, ordered and formatted; the one model for all uses.
+"""The records by which a domain offers stub mail (protocol.md §3): parsed, checked, ordered, formatted; one model for all.
 
 _stub._udp.DOMAIN  SRV  pri weight port host            UDP check
 _pks._tcp.DOMAIN   SRV  pri weight port host            key server (HKP)
@@ -25,7 +25,7 @@ HTTPS_PORT = 443
 
 MAX_RECORDS = 32  # of one kind at one domain; more is an attack or a mistake
 MAX_TXT = 512  # octets of one TXT record, its strings joined
-MAX_PREFIX = 200  # characters
+MAX_PREFIX = 255  # characters, protocol.md §3.1
 
 _NUMBER = re.compile(r"[0-9]{1,5}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_~.-]+")
@@ -139,7 +139,7 @@ def parse_srv(priority: int, weight: int, port: int, host: str) -> SrvRecord:
 
 
 def parse_post(strings: Sequence[bytes]) -> PostRecord:
-    """Parse one TXT record, its strings joined: ``pri weight port host prefix``. Raises RecordError.
+    """Parse one TXT record, its strings joined: ``pri weight port host prefix`` (protocol.md §3.1). Raises RecordError.
 
     The host is a name: an address would escape the domain's control of where it points, and SRV allows none either.
     """
@@ -169,7 +169,7 @@ def is_post(strings: Sequence[bytes]) -> bool:
 
 
 def in_order(records: Iterable[Record], rng: random.Random) -> list[Record]:
-    """Return the records in the order in which a client tries them (RFC 2782, "Usage rules")."""
+    """Return the records in the order in which a client tries them (RFC 2782, "Usage rules"; protocol.md §3.2)."""
     ordered: list[Record] = []
     rest = sorted(records, key=lambda record: (record.priority, record.weight))  # weight 0 first, as the RFC asks
     while rest:
