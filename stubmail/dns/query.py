@@ -23,7 +23,7 @@ EDNS_PAYLOAD = 1232  # octets; what passes unfragmented, as agreed on DNS flag d
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The records of one name and type, none when they are authoritatively absent; ``ttl`` in seconds, 0: not to keep."""
+    """The records of one name and type, none when authoritatively absent; ``ttl`` in seconds, 0 for not to be kept."""
 
     records: tuple[dns.rdata.Rdata, ...]
     ttl: int

@@ -1,4 +1,4 @@
-"""The records by which a domain offers stub mail (protocol.md §3): parsed, checked, ordered, formatted; one model for all.
+"""The records by which a domain offers stub mail (protocol.md §3): how they are parsed, ordered and formatted.
 
 _stub._udp.DOMAIN  SRV  pri weight port host            UDP check
 _pks._tcp.DOMAIN   SRV  pri weight port host            key server (HKP)
