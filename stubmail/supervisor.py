@@ -1,6 +1,7 @@
 """Runs a service's processes as one: starts them, passes signals on, and starts again what dies."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -12,6 +13,8 @@ from stubmail.log import event
 
 RESTART_SECONDS = 1.0  # how long after its death a child is started again
 _HOPELESS = (os.EX_USAGE, os.EX_CONFIG, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_OSERR, os.EX_SOFTWARE)
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _log = logging.getLogger("supervisor")
 
@@ -32,8 +35,9 @@ class Child:
 class Supervisor:
     """Keeps children running until it is stopped.
 
-    A child that dies is started again a second later. One that ends with a sysexits status that another try cannot
-    change (bad configuration, no permission, port in use), before it has run for a second, ends all.
+    A child that dies is started again a second later. One that at its first start ends within a second, with a sysexits
+    status that another try cannot change (bad configuration, no permission, port in use), ends all. When this process
+    is killed, the kernel kills the children too: none is left behind with a port or a lock.
     """
 
     def __init__(self, children: Sequence[Child], *, drain_seconds: float = 30.0) -> None:
@@ -69,10 +73,11 @@ class Supervisor:
                 process.send_signal(number)
 
     async def _keep(self, child: Child) -> None:
+        first = True
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
-                process = await asyncio.create_subprocess_exec(*child.argv, env=child.env)
+                process = await asyncio.create_subprocess_exec(*child.argv, env=child.env, preexec_fn=die_with_parent)
             except OSError as error:
                 event(_log, "failed", child.name, level=logging.ERROR, error=error.strerror)
                 self.stop(os.EX_OSERR)
@@ -85,10 +90,11 @@ class Supervisor:
             del self._processes[child.name]
             if self._stopping.is_set() or child.once:
                 return
-            if status in _HOPELESS and time.monotonic() - started < RESTART_SECONDS:
+            if first and status in _HOPELESS and time.monotonic() - started < RESTART_SECONDS:
                 event(_log, "ended", child.name, level=logging.ERROR, status=status)
                 self.stop(status)
                 return
+            first = False
             event(_log, "died", child.name, level=logging.ERROR, status=status, restart_seconds=RESTART_SECONDS)
             try:
                 await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
@@ -108,3 +114,8 @@ def supervise(children: Sequence[Child], *, drain_seconds: float = 30.0) -> int:
         return await supervisor.run()
 
     return asyncio.run(run())
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
