@@ -11,7 +11,7 @@ class Certificate:
     """One transferable public key (RFC 9580 §10.1), cleaned of everything that its owner did not sign.
 
     ``data`` is binary, without third-party signatures, user attributes and unknown packets; ``fingerprint`` is whole,
-    in upper-case hex; ``user_ids`` are those that are valid now; ``addresses`` holds Address.key of every one of them that
+    in upper-case hex; ``user_ids`` are those valid now; ``addresses`` holds Address.key of every one of them that
     holds exactly one address.
     """
 
