@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stubmail.log import event
 
@@ -23,13 +24,13 @@ _log = logging.getLogger("supervisor")
 class Child:
     """One process to run: a name for the log, its command line, and its environment (None: this process's own).
 
-    ``once``: its end is not a death; it is not started again.
+    Its standard output and error are appended to the file ``output``, or are this process's own.
     """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str] | None = None
-    once: bool = False
+    output: Path | None = None
 
 
 class Supervisor:
@@ -77,7 +78,7 @@ class Supervisor:
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
-                process = await asyncio.create_subprocess_exec(*child.argv, env=child.env, preexec_fn=die_with_parent)
+                process = await _start(child)
             except OSError as error:
                 event(_log, "failed", child.name, level=logging.ERROR, error=error.strerror)
                 self.stop(os.EX_OSERR)
@@ -88,7 +89,7 @@ class Supervisor:
                 process.terminate()
             status = await process.wait()
             del self._processes[child.name]
-            if self._stopping.is_set() or child.once:
+            if self._stopping.is_set():
                 return
             if first and status in _HOPELESS and time.monotonic() - started < RESTART_SECONDS:
                 event(_log, "ended", child.name, level=logging.ERROR, status=status)
@@ -100,6 +101,17 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
             except TimeoutError:
                 continue
+
+
+async def _start(child: Child) -> asyncio.subprocess.Process:
+    output = child.output.open("ab") if child.output is not None else None
+    try:
+        return await asyncio.create_subprocess_exec(
+            *child.argv, env=child.env, stdout=output, stderr=output, preexec_fn=die_with_parent
+        )
+    finally:
+        if output is not None:
+            output.close()
 
 
 def supervise(children: Sequence[Child], *, drain_seconds: float = 30.0) -> int:

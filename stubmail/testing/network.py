@@ -1,0 +1,301 @@
+"""Stub mail domains on loopback: every service its own process, a real name server, links that can be disturbed.
+
+The demo, the pytest fixture and the benchmarks all run this. Nothing of it needs root or Docker.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stubmail.dns.records import CHECK_PORT, KEYS_PORT
+from stubmail.openpgp import Certificate
+from stubmail.provision import Site, provision
+from stubmail.spool import write_durably
+from stubmail.supervisor import Child, Supervisor
+from stubmail.testing.wire import Link, Place
+from stubmail.testing.zones import rewrite
+
+PASSWORD = "stubmail-demo"  # noqa: S105 (the demo's, shown to everybody)
+LEGACY = "legacy.example"
+LOOPBACK = "127.0.0.1"
+STORE_PORT = 8080  # as dns/zone.example has it
+READY_SECONDS = 60.0
+
+_ZONE_FILE = Path(__file__).parents[2] / "dns" / "zone.example"
+_EMPTY_ZONE = "$ORIGIN example.\n$TTL 300\n@ SOA ns hostmaster 1 3600 600 604800 60\n@ NS ns\nns A 127.0.0.1\n"
+_PORTS = ("smtp", "pop3", "pop3s", "store", "udp", "hkp")
+
+
+class NetworkError(Exception):
+    """The network did not come up; the message says which process failed, and its log's end."""
+
+
+@dataclass
+class DomainNetwork:
+    """One domain: where its files lie, on which loopback ports its services answer, and the links in front of them."""
+
+    site: Site
+    users: tuple[str, ...]
+    ports: dict[str, int]
+    links: dict[str, Link] = field(default_factory=dict)
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        """The domain's stub.conf."""
+        return self.site.root / "stub.conf"
+
+    def place(self, service: str) -> Place:
+        """Where clients reach a service (smtp, pop3, pop3s, store, udp, hkp): behind its link when it has one."""
+        return self.links[service].place if service in self.links else (LOOPBACK, self.ports[service])
+
+    def mbox(self, user: str) -> Path:
+        """A user's maildrop."""
+        return self.site.mail / user
+
+
+class Network:
+    """Any number of stub domains below ``example.``, and legacy.example, which has none of it.
+
+    ``domains`` maps each domain to its users. ``interval`` is the pullers', in seconds. ``links=True`` puts a Link in
+    front of each store, notifier and key server. Use it as a context manager, or ``start`` and ``stop`` it.
+    """
+
+    def __init__(
+        self, root: Path, domains: Mapping[str, Sequence[str]], *, interval: float = 0.5, links: bool = False
+    ) -> None:
+        self.root = root
+        self.interval = interval
+        ports = iter(_free_ports(len(domains) * len(_PORTS) + 2))
+        self.domains = {
+            name: DomainNetwork(Site(name, root / name), tuple(users), {port: next(ports) for port in _PORTS})
+            for name, users in domains.items()
+        }
+        self.dns: Place = (LOOPBACK, next(ports))
+        self.legacy: Place = (LOOPBACK, next(ports))
+        self.legacy_mbox = root / LEGACY / "mbox"
+        self.pids: dict[str, int] = {}
+        self.on_start: Callable[[str, int], None] = lambda name, pid: None
+        self._links = links
+        self._closers: list[Callable[[], None]] = []
+        self._loop = asyncio.new_event_loop()
+        self._supervisor: Supervisor | None = None
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+
+    def __enter__(self) -> "Network":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def provision(self) -> None:
+        """Make keys and accounts, of all domains at once; what is there from before is kept."""
+        for domain in self.domains.values():
+            domain.site.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.legacy_mbox.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.root / "logs").mkdir(exist_ok=True)
+        with ThreadPoolExecutor() as pool:
+            made = {d.site.domain: pool.submit(provision, d.site, d.users, PASSWORD) for d in self.domains.values()}
+        for name, future in made.items():
+            self.domains[name].certificates = future.result()
+
+    def start(self) -> None:
+        """Provision, start all processes, and return when every port answers. Raises NetworkError."""
+        self.provision()
+        self._thread.start()
+        if self._links:
+            asyncio.run_coroutine_threadsafe(self._open_links(), self._loop).result()
+        for domain in self.domains.values():
+            write_durably(domain.config, self._config(domain).encode())
+        write_durably(self.root / "zone", self._zone().encode())
+        self._supervisor = Supervisor(self._children(), drain_seconds=10)
+        self._supervisor.on_start = self._started
+        self._ended = asyncio.run_coroutine_threadsafe(self._supervisor.run(), self._loop)
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return when every service answers on its port. Raises NetworkError when one does not within a minute."""
+        deadline = time.monotonic() + READY_SECONDS
+        waited = ("smtp", "pop3", "pop3s", "store", "hkp")
+        wanted = {f"{d.site.domain}:{port}": d.ports[port] for d in self.domains.values() for port in waited}
+        for name, port in {"dns": self.dns[1], LEGACY: self.legacy[1], **wanted}.items():
+            while not _answers(port):
+                if self._ended.done() or time.monotonic() > deadline:
+                    raise NetworkError(f"{name} does not answer on port {port}\n{self.log_tail()}")
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End all processes and wait for them; closes the links."""
+        if self._supervisor is not None:
+            self._loop.call_soon_threadsafe(self._supervisor.stop)
+            self._ended.result()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+        for domain in self.domains.values():
+            for user in domain.users:
+                _end_agent(domain.site.keys / user)
+
+    def kill(self, name: str) -> int:
+        """kill -9 one process, by its name in ``pids``; it is started again a second later. Returns its old pid."""
+        pid = self.pids[name]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of each process's log."""
+        tails = []
+        for path in sorted((self.root / "logs").glob("*.log")):
+            tails += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-lines:]]
+        return "\n".join(tails)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        for close in self._closers:
+            close()
+        pending = asyncio.all_tasks(self._loop)
+        for task in pending:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+
+    def _started(self, name: str, pid: int) -> None:
+        self.pids[name] = pid
+        self.on_start(name, pid)
+
+    async def _open_links(self) -> None:
+        for domain in self.domains.values():
+            for service in ("store", "udp", "hkp"):
+                link = Link((LOOPBACK, domain.ports[service]), udp=service == "udp")
+                self._closers.append(await link.start())
+                domain.links[service] = link
+
+    def _children(self) -> list[Child]:
+        python = [sys.executable, "-m"]
+        dns = f"{self.dns[0]}:{self.dns[1]}"
+        legacy = f"{self.legacy[0]}:{self.legacy[1]}"
+        mbox = str(self.legacy_mbox)
+        commands = {
+            "dns": [*python, "stubmail.testing.nameserver", "--zone", str(self.root / "zone"), "--listen", dns],
+            LEGACY: [*python, "stubmail.testing.legacy", "--listen", legacy, "--domain", LEGACY, "--mbox", mbox],
+        }
+        for name, domain in self.domains.items():
+            for service in ("post_manager", "keyserver", "smtp2stub", "http2mbox", "pop3d"):
+                options = ["--interval", str(self.interval)] if service == "http2mbox" else []
+                argv = [*python, f"services.{service}", "--config", str(domain.config), *options]
+                commands[f"{name}/{service}"] = argv
+        logs = self.root / "logs"
+        return [Child(name, argv, output=logs / f"{name.replace('/', '_')}.log") for name, argv in commands.items()]
+
+    def _zone(self) -> str:
+        text = _ZONE_FILE.read_text() if _ZONE_FILE.exists() else _EMPTY_ZONE
+        places: dict[Place, Place] = {}
+        for name, domain in self.domains.items():
+            if f"\n_post._tcp.{name.removesuffix('.example')} " not in text:
+                text += _block(name)
+            places[f"post.{name}", STORE_PORT] = domain.place("store")
+            places[f"post.{name}", CHECK_PORT] = domain.place("udp")
+            places[f"keys.{name}", KEYS_PORT] = domain.place("hkp")
+        return rewrite(text, places)
+
+    def _config(self, domain: DomainNetwork) -> str:
+        site, at = domain.site, {name: f"{LOOPBACK}:{port}" for name, port in domain.ports.items()}
+        return f"""\
+[domain]
+name = "{site.domain}"
+
+[dns]
+resolver = "{self.dns[0]}:{self.dns[1]}"
+allow_private = true
+
+[post_manager]
+listen = "{at["store"]}"
+host = "post.{site.domain}"
+prefix = "post_manager"
+udp_listen = "{at["udp"]}"
+spool = "{site.accounts.parent}"
+accounts = "{site.accounts}"
+
+[keyserver]
+listen = "{at["hkp"]}"
+domain = "{site.domain}"
+keys = "{site.certificates}"
+
+[smtp2stub]
+listen = "{at["smtp"]}"
+users = "{site.users}"
+spool = "{site.root / "spool"}"
+smarthost = "{self.legacy[0]}:{self.legacy[1]}"
+smarthost_tls = "none"
+allow_plain_auth = true
+retry_min_seconds = 1
+
+[http2mbox]
+users = "{site.users}"
+state = "{site.root / "state"}"
+
+[pop3d]
+listen = "{at["pop3"]}"
+tls_listen = "{at["pop3s"]}"
+tls_cert = "{site.tls / "cert.pem"}"
+tls_key = "{site.tls / "key.pem"}"
+users = "{site.users}"
+allow_plain = true
+"""
+
+
+def _block(domain: str) -> str:
+    """The records of one more domain, as dns/zone.example has them; the addresses are rewritten anyway."""
+    name = domain.removesuffix(".example")
+    return f"""
+_stub._udp.{name} SRV 10 5 {CHECK_PORT} post.{name}
+_pks._tcp.{name} SRV 10 5 {KEYS_PORT} keys.{name}
+_post._tcp.{name} TXT "10 5 {STORE_PORT} post.{domain}. post_manager"
+post.{name} A {LOOPBACK}
+keys.{name} A {LOOPBACK}
+"""
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free for TCP and UDP at this moment, all different."""
+    with_sockets: list[socket.socket] = []
+    ports: list[int] = []
+    try:
+        while len(ports) < count:
+            tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with_sockets += [tcp, udp]
+            tcp.bind((LOOPBACK, 0))
+            try:
+                udp.bind(tcp.getsockname())
+            except OSError:
+                continue
+            ports.append(tcp.getsockname()[1])
+    finally:
+        for each in with_sockets:
+            each.close()
+    return ports
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _end_agent(home: Path) -> None:
+    """End the gpg-agent that gpg started for this home."""
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True, timeout=10)
