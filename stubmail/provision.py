@@ -5,7 +5,8 @@ What is there already is kept, so it may run at every start.
 
 import datetime
 import ipaddress
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from stubmail.address import Address
+from stubmail.errors import PermanentError
 from stubmail.keyring import Keyring
 from stubmail.openpgp import Certificate
 from stubmail.passwords import hash_password
 from stubmail.settings import load_file
 from stubmail.spool import write_durably
-from stubmail.users import load_users
 
 CERTIFICATE_DAYS = 825
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,30 @@ def provision(site: Site, names: Sequence[str], password: str) -> dict[str, Cert
     """Make accounts ``names`` at the site's domain, all with ``password``, and return their certificates.
 
     Keys are ed25519/cv25519 without a passphrase: whoever runs the domain protects the disk. An account that has a key
-    or a password keeps it. Raises OSError, and PermanentError when gpg cannot make a key.
+    or a password keeps it. Raises OSError, and PermanentError for a name that cannot be a file's, or when gpg cannot
+    make a key.
     """
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise PermanentError("5.1.3", f"{name!r} cannot be an account's name; use letters, digits and . _ -")
     for directory in (site.users.parent, site.keys, site.accounts.parent, site.certificates, site.mail, site.tls):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     certificates = {name: _own_key(site, name) for name in names}
-    _write_users(site, names, password)
-    lines = [
-        f'[accounts.{name}]\naddress = "{name}@{site.domain}"\nfingerprint = "{certificate.fingerprint}"\n'
+    users = {
+        name: {
+            "address": f"{name}@{site.domain}",
+            "password": hash_password(password),
+            "gnupghome": str(site.keys / name),
+            "maildrop": f"mbox:{site.mail / name}",
+        }
+        for name in names
+    }
+    _add_tables(site.users, "users", users)
+    accounts = {
+        name: {"address": f"{name}@{site.domain}", "fingerprint": certificate.fingerprint}
         for name, certificate in certificates.items()
-    ]
-    write_durably(site.accounts, "\n".join(lines).encode())
+    }
+    _add_tables(site.accounts, "accounts", accounts)
     for certificate in certificates.values():
         path = site.certificates / f"{certificate.fingerprint}.asc"
         if not path.exists():
@@ -95,22 +110,16 @@ def _own_key(site: Site, name: str) -> Certificate:
     return keyring.find(address) or keyring.generate(address, name.capitalize())
 
 
-def _write_users(site: Site, names: Sequence[str], password: str) -> None:
-    """Add the accounts that the users file does not have yet; those it has stay as they are."""
-    old = site.users.read_text() if site.users.exists() else ""
-    known = load_file(site.users).get("users", {}) if old else {}
-    new = [
-        f"[users.{name}]\n"
-        f'address = "{name}@{site.domain}"\n'
-        f'password = "{hash_password(password)}"\n'
-        f'gnupghome = "{site.keys / name}"\n'
-        f'maildrop = "mbox:{site.mail / name}"\n'
-        for name in names
-        if name not in known
-    ]
-    if new:
-        write_durably(site.users, "\n".join([old, *new] if old else new).encode())
-    load_users(site.users)
+def _add_tables(path: Path, kind: str, tables: Mapping[str, Mapping[str, str]]) -> None:
+    """Add the tables ``[kind."name"]`` that the TOML file does not have yet; those it has stay as they are."""
+    old = path.read_text() if path.exists() else ""
+    known = load_file(path).get(kind, {}) if old else {}
+    texts = [old] if old else []
+    for name, table in tables.items():
+        if name not in known:
+            lines = [f'[{kind}."{name}"]', *(f'{key} = "{value}"' for key, value in table.items())]
+            texts.append("\n".join(lines) + "\n")
+    write_durably(path, "\n".join(texts).encode())
 
 
 def _make_tls(site: Site) -> None:
