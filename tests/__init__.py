@@ -1,0 +1,1 @@
+"""The tests: unit, dialogs, fuzz, integration, e2e and interop, each in its directory."""

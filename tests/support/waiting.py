@@ -1,0 +1,17 @@
+"""Waiting without sleeping blindly: a condition is polled until it holds or its time is over."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+POLL_SECONDS = 0.005
+
+
+def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = "the condition") -> T:
+    """Return the first true value of ``condition``; AssertionError when there was none within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
+        time.sleep(POLL_SECONDS)
+    return value
