@@ -4,17 +4,18 @@ import ipaddress
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 
 
 def is_allowed(text: str, allow_private: bool) -> bool:
     """Tell whether to connect to the address ``text`` that a host name led to.
 
-    Only globally reachable unicast addresses are, also when an IPv6 address only wraps an IPv4 one; ``allow_private``
-    adds loopback, private and documentation ranges. Multicast, unspecified and link-local addresses are never right.
+    Globally reachable unicast addresses are right, also when an IPv6 address only wraps an IPv4 one; ``allow_private``
+    adds loopback, private and documentation ranges; multicast, broadcast, unspecified and link-local are always wrong.
     """
     address = _unwrapped(ipaddress.ip_address(text))
-    if address.is_multicast or address.is_unspecified or address.is_link_local:
+    if address.is_multicast or address.is_unspecified or address.is_link_local or address == BROADCAST:
         return False
     return allow_private or (address.is_global and not address.is_reserved)
 

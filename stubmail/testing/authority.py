@@ -38,12 +38,13 @@ class Fault(enum.Enum):
 class Authority:
     """Answers for its zones, and refuses all other names; may be used by several threads.
 
-    ``asked`` counts the questions: (name in lower case without the final dot, type as text, "udp" or "tcp").
+    ``faults`` says what to do wrong, by name (lower case, no final dot), whatever the type asked for; ``asked`` counts
+    the questions: (such a name, type as text, "udp" or "tcp").
     """
 
     def __init__(self, zones: Iterable[dns.zone.Zone]) -> None:
         self._lock = threading.Lock()
-        self._faults: dict[str, Fault] = {}
+        self.faults: dict[str, Fault] = {}
         self.asked: Counter[tuple[str, str, str]] = Counter()
         self.serve(zones)
 
@@ -52,14 +53,6 @@ class Authority:
         zones = list(zones)
         with self._lock:
             self._zones = {zone.origin: zone for zone in zones if zone.origin is not None}
-
-    def fail(self, name: str, fault: Fault | None) -> None:
-        """From now on do ``fault`` when asked for ``name``, whatever the type; None: be good again."""
-        with self._lock:
-            if fault is None:
-                self._faults.pop(name.lower(), None)
-            else:
-                self._faults[name.lower()] = fault
 
     def answer(self, wire: bytes, *, tcp: bool) -> list[bytes]:
         """Return the messages to send back, none when there is nothing to say."""
@@ -83,7 +76,7 @@ class Authority:
         name = question.name.to_text(omit_final_dot=True).lower()
         with self._lock:
             self.asked[name, dns.rdatatype.to_text(question.rdtype), "tcp" if tcp else "udp"] += 1
-            fault = self._faults.get(name)
+            fault = self.faults.get(name)
             zones = self._zones
         if fault is Fault.SILENT:
             return []

@@ -25,9 +25,13 @@ class ZoneError(ValueError):
 def parse_zone(text: str, origin: str | None = None) -> dns.zone.Zone:
     """Parse a zone file; without ``origin`` its first $ORIGIN counts. Raises ZoneError."""
     try:
-        return dns.zone.from_text(text, origin=origin, relativize=False, allow_include=False)
+        zone = dns.zone.from_text(text, origin=origin, relativize=False, allow_include=False, check_origin=False)
+        if zone.origin is None:
+            raise ZoneError("the zone has no origin")
+        zone.check_origin()
     except (dns.exception.DNSException, ValueError, KeyError) as error:
         raise ZoneError(f"not a zone: {error or type(error).__name__}") from error
+    return zone
 
 
 def load_zone(path: Path) -> dns.zone.Zone:
