@@ -62,7 +62,7 @@ class Site:
     @property
     def tls(self) -> Path:
         """cert.pem and key.pem: gateway and POP3 server."""
-        return self.root / "tls"
+        return self.users.parent / "tls"
 
 
 def provision(site: Site, names: Sequence[str], password: str) -> dict[str, Certificate]:
@@ -82,8 +82,8 @@ def provision(site: Site, names: Sequence[str], password: str) -> dict[str, Cert
         name: {
             "address": f"{name}@{site.domain}",
             "password": hash_password(password),
-            "gnupghome": str(site.keys / name),
-            "maildrop": f"mbox:{site.mail / name}",
+            "gnupghome": f"../{site.keys.name}/{name}",
+            "maildrop": f"mbox:../{site.mail.name}/{name}",
         }
         for name in names
     }

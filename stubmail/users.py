@@ -17,6 +17,7 @@ class User:
 
     ``password`` is ``{PLAIN}…`` or ``{ARGON2ID}…``; ``maildrop`` is ``mbox:PATH`` or ``maildir:PATH``;
     ``gnupghome`` is the GnuPG home with the account's own key and keyring; ``passphrase_file`` holds its passphrase.
+    Paths in the file may be relative to the file's own directory; here they are not.
     """
 
     name: str
@@ -91,6 +92,9 @@ def _parse(name: str, table: Any, path: Path) -> User:
         raise ConfigError(f"{path}: password of [users.{name}] must begin with {{PLAIN}} or {{ARGON2ID}}")
     if "maildrop" in table and not table["maildrop"].startswith(("mbox:", "maildir:")):
         raise ConfigError(f"{path}: maildrop of [users.{name}] must be mbox:PATH or maildir:PATH")
+    if "maildrop" in table:
+        kind, _, place = table["maildrop"].partition(":")
+        values["maildrop"] = f"{kind}:{path.parent / place}"
     if "address" in table:
         try:
             values["address"] = Address.parse(table["address"])
@@ -98,5 +102,5 @@ def _parse(name: str, table: Any, path: Path) -> User:
             raise ConfigError(f"{path}: address of [users.{name}]: {error}") from error
     for key in ("gnupghome", "passphrase_file"):
         if key in table:
-            values[key] = Path(table[key])
+            values[key] = path.parent / table[key]
     return User(name=name, **values)
