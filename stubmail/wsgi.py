@@ -1,0 +1,91 @@
+"""Serves a WSGI application with gunicorn inside this process: no configuration file, our log lines, no side doors.
+
+*Listens* on one TCP socket that the caller has bound, so that a port in use is the caller's one-sentence error.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+
+from stubmail.cli import listening_error
+
+WsgiApp = Callable[..., Iterable[bytes]]
+
+BACKLOG = 1024  # connections that wait to be accepted
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where workers' heartbeats cost no disk, read-only root or not
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that listens at an IP address or host name. Raises Exit when it cannot."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise listening_error(error, host, port) from error
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise listening_error(error, host, port) from error
+    return listener
+
+
+def serve(make_app: Callable[[], WsgiApp], listener: socket.socket, **settings: Any) -> NoReturn:
+    """Serve what ``make_app`` returns, called once in each worker process, until SIGTERM; then exit with status 0.
+
+    SIGHUP starts new workers, which call ``make_app`` anew, and lets the old ones finish. ``settings`` are gunicorn's
+    and go over the defaults: one worker process with 8 threads, 30 seconds to drain. The listener is gunicorn's from
+    here on.
+    """
+    _Server(make_app, listener.detach(), settings).run()
+    raise SystemExit(os.EX_OK)
+
+
+class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    def __init__(self, make_app: Callable[[], WsgiApp], descriptor: int, settings: Mapping[str, Any]) -> None:
+        self._make_app = make_app
+        self._settings = {
+            "bind": f"fd://{descriptor}",
+            "worker_class": "gthread",
+            "workers": 1,
+            "threads": 8,
+            "timeout": 60,
+            "graceful_timeout": 30,
+            "logger_class": _Log,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
+            **settings,
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Take the settings given, and nothing from the environment (gunicorn would read GUNICORN_CMD_ARGS)."""
+        config: Config = self.cfg
+        for name, value in self._settings.items():
+            if name in config.settings:  # an older gunicorn lacks the newest ones
+                config.set(name, value)
+
+    def load(self) -> WsgiApp:
+        return self._make_app()
+
+
+class _Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's own messages as lines of our log, and no access log: the services log events."""
+
+    def setup(self, cfg: Config) -> None:
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+    def access(self, *_: object) -> None:
+        pass
