@@ -1,9 +1,10 @@
 """The `stubmail` command: subcommands are loaded only when they are called."""
 
 from importlib import import_module
-from importlib.metadata import version
 
 import click
+
+from stubmail import __version__
 
 # name: (module, attribute, the line that --help shows)
 _COMMANDS = {
@@ -35,7 +36,7 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, epilog="Try: stubmail demo, stubmail trace bob@beta.example")
-@click.version_option(version("stubmail"), "--version", message="%(prog)s %(version)s")
+@click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 def main() -> None:
     """Mail that stays, encrypted, with its sender until the recipient fetches it."""
 

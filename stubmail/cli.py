@@ -4,13 +4,12 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
 
-from stubmail import log, settings
+from stubmail import __version__, log, settings
 from stubmail.errors import Exit, StubmailError, TemporaryError
 
 P = ParamSpec("P")
@@ -28,7 +27,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default="$STUB_CONF, else ~/.stub/stub.conf",
             help="The configuration file (TOML).",
         ),
-        click.version_option(version("stubmail"), "--version", message="%(prog)s %(version)s"),
+        click.version_option(__version__, "--version", message="%(prog)s %(version)s"),
     ):
         function = option(function)
     return function

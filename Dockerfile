@@ -1,0 +1,108 @@
+# One base with the locked dependencies and what the services agree on (stubmail/); one short target for each service,
+# which copies that service alone. No keys, no passwords, no accounts in any image.
+
+FROM debian:trixie-slim AS os
+ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 \
+ && update-ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM os AS dependencies
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
+COPY requirements.lock /
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock \
+ && /opt/venv/bin/pip uninstall --yes pip
+
+FROM os AS base
+ENV PATH=/opt/venv/bin:/opt/stubmail/bin:$PATH PYTHONPATH=/opt/stubmail PYTHONUNBUFFERED=1 STUB_CONF=/etc/stubmail/stub.conf
+RUN groupadd --gid 10001 stubmail \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/stubmail stubmail \
+ && cd /var/lib && mkdir stubmail && cd stubmail && mkdir accounts hkp keys mail spool state store \
+ && chown -R 10001:10001 . && chmod 700 . *
+COPY --from=dependencies /opt/venv /opt/venv
+COPY docker/stub.conf /etc/stubmail/stub.conf
+COPY docker/bin /opt/stubmail/bin
+COPY services/__init__.py /opt/stubmail/services/
+COPY stubmail /opt/stubmail/stubmail
+RUN python3 -m compileall -q /opt/venv /opt/stubmail
+WORKDIR /var/lib/stubmail
+USER 10001:10001
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["healthcheck"]
+
+FROM base AS with-gpg
+USER root
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gpg gpg-agent \
+ && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+
+FROM base AS post_manager
+COPY services/post_manager /opt/stubmail/services/post_manager
+EXPOSE 8080 2225/udp
+CMD ["post_manager"]
+
+FROM base AS keyserver
+COPY services/keyserver /opt/stubmail/services/keyserver
+EXPOSE 11371
+CMD ["keyserver"]
+
+FROM base AS pop3d
+COPY services/pop3d /opt/stubmail/services/pop3d
+EXPOSE 110 995
+CMD ["pop3d"]
+
+FROM with-gpg AS smtp2stub
+COPY services/smtp2stub /opt/stubmail/services/smtp2stub
+COPY commands /opt/stubmail/commands
+EXPOSE 25
+CMD ["smtp2stub"]
+
+FROM with-gpg AS http2mbox
+COPY services/http2mbox /opt/stubmail/services/http2mbox
+COPY commands /opt/stubmail/commands
+CMD ["http2mbox", "--interval", "1"]
+
+# Makes keys and accounts on first start, then ends.
+FROM with-gpg AS init
+COPY commands /opt/stubmail/commands
+HEALTHCHECK NONE
+CMD ["provision-domains"]
+
+# The authoritative name server of the compose network.
+FROM debian:trixie-slim AS dns
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends bind9-dnsutils nsd \
+ && rm -rf /var/lib/apt/lists/* /etc/nsd/*
+COPY docker/nsd.conf /etc/nsd/nsd.conf
+COPY docker/bin/serve-zone /usr/local/bin/
+COPY dns/zone.example /etc/nsd/zone.example
+USER nsd
+EXPOSE 53/udp 53/tcp
+HEALTHCHECK --interval=5s --timeout=5s --start-period=10s --retries=3 CMD ["dig", "+short", "+time=2", "@127.0.0.1", "example.", "SOA"]
+CMD ["serve-zone"]
+
+# A real mail server for the domain that has no stub mail.
+FROM debian:trixie-slim AS legacy
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends postfix \
+ && rm -rf /var/lib/apt/lists/* \
+ && install -d -o mail -g mail -m 700 /var/mail/legacy
+COPY docker/postfix-main.cf /etc/postfix/main.cf
+EXPOSE 25
+HEALTHCHECK --interval=5s --timeout=5s --start-period=10s --retries=3 CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/25 && read -rt 4 line <&3 && [[ $line == 220* ]] && printf 'QUIT\\r\\n' >&3"]
+CMD ["postfix", "start-fg"]
+
+# What a user of the network has: mail programs, gpg and dig.
+FROM debian:trixie-slim AS client
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends bind9-dnsutils curl dirmngr gnupg mpop swaks \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 10001 --create-home client
+USER client
+ENV GNUPGHOME=/tmp/gnupg
+CMD ["bash"]
