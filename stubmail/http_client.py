@@ -5,41 +5,49 @@ the caller's limit.
 """
 
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from http.client import HTTPException
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from stubmail.discovery import Resolver
 from stubmail.errors import TemporaryError
+from stubmail.pace import PacedPool, PacedTlsPool
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 10.0  # for a connection, and for each SEND_PIECE of a body
+SEND_PIECE = 16_384  # octets sent at once
 PIECE = 65_536  # octets read at once
-GRACE_SECONDS = 60.0  # after which an answer has to have come faster than MIN_RATE
-MIN_RATE = 1024  # octets a second
+MAX_TLS_HOSTS = 32  # to which one thread keeps connections
+
+# What requests, urllib3 and http.client raise when a peer does not keep to HTTP (ValueError: in numbers and names).
+_BROKEN = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError)
 
 
 class ConnectionLost(TemporaryError):
-    """A connection ended before its answer began: on a kept-alive one, a sign that the peer had closed it meanwhile."""
+    """A connection ended before its answer began: the peer has seen all of the request, or some of it, or nothing."""
 
 
 class Body:
-    """A request body that is made while it is sent: its length in octets, and the pieces it consists of."""
+    """A request body in pieces, which are not copied. It can be sent again."""
 
-    def __init__(self, length: int, pieces: Iterable[bytes]) -> None:
-        self._length = length
+    def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
+        self._length = sum(map(len, pieces))
+        self.begun = False  # whether some of it was sent
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._pieces)
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield it in small pieces, since the time that one piece may take is limited."""
+        self.begun = True
+        for piece in self._pieces:
+            view = memoryview(piece)
+            yield from (view[start : start + SEND_PIECE] for start in range(0, len(view), SEND_PIECE))
 
 
 @dataclass
@@ -63,15 +71,10 @@ class Answer:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes. Raises TemporaryError when it breaks off, stalls or trickles."""
-        started, received = time.monotonic(), 0
         try:
-            for piece in self._response.raw.stream(PIECE, decode_content=False):
-                received += len(piece)
-                elapsed = time.monotonic() - started
-                if elapsed > GRACE_SECONDS and received < MIN_RATE * elapsed:
-                    raise TemporaryError("4.4.2", "the answer comes too slowly")
+            while piece := self._response.raw.read1(PIECE, decode_content=False):
                 yield piece
-        except (HTTPError, OSError) as error:
+        except _BROKEN as error:
             raise TemporaryError("4.4.2", f"the answer broke off: {_reason(error)}") from error
 
     def read(self, max_size: int) -> bytes:
@@ -88,13 +91,14 @@ class HttpClient:
     """Keeps connections for a process; safe to use from several threads.
 
     A host is reached only at the addresses that ``resolver`` gives for it, each tried in turn; its name goes into the
-    Host header and, over TLS, is what the server's certificate is verified for. ``timeout`` is in seconds, for each
-    wait on the network.
+    Host header and, over TLS, is what the server's certificate is verified for, by the authorities in ``ca_file``
+    (PEM; default: those that requests brings). ``timeout`` is in seconds, for each wait for an answer.
     """
 
-    def __init__(self, resolver: Resolver, *, timeout: float = 30.0) -> None:
+    def __init__(self, resolver: Resolver, *, timeout: float = 30.0, ca_file: str | None = None) -> None:
         self._resolver = resolver
         self._timeout = timeout
+        self._verify: str | bool = ca_file or True
         self._local = threading.local()
 
     def get(self, host: str, port: int, path: str, *, tls: bool = False) -> Answer:
@@ -104,79 +108,84 @@ class HttpClient:
     def post(
         self, host: str, port: int, path: str, body: Body | bytes, media_type: str, *, tls: bool = False
     ) -> Answer:
-        """POST a body. Raises as ``get``. A Body whose pieces can be made only once is sent to one address only."""
+        """POST a body. Raises as ``get``; no other address is tried once some of the body was sent."""
+        if isinstance(body, bytes):
+            body = Body([body])
         return self._request("POST", host, port, path, tls, body, {"Content-Type": media_type})
 
     def _request(
-        self,
-        method: str,
-        host: str,
-        port: int,
-        path: str,
-        tls: bool,
-        body: Body | bytes | None,
-        headers: dict[str, str],
+        self, method: str, host: str, port: int, path: str, tls: bool, body: Body | None, headers: dict[str, str]
     ) -> Answer:
-        default = 443 if tls else 80
-        headers |= {"Host": host if port == default else f"{host}:{port}", "Accept-Encoding": "identity"}
-        failure: Exception | None = None
+        name = _bracketed(host)
+        headers["Host"] = name if port == (443 if tls else 80) else f"{name}:{port}"
+        headers |= {"Accept-Encoding": "identity", "User-Agent": "stubmail"}
+        failure: BaseException | None = None
         for address in self._resolver.addresses(host):
-            literal = f"[{address}]" if ":" in address else address
-            url = f"{'https' if tls else 'http'}://{literal}:{port}{path}"
+            url = f"{'https' if tls else 'http'}://{_bracketed(address)}:{port}{path}"
+            if body is not None:
+                body.begun = False
             try:
-                response = self._session(host if tls else "").request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    timeout=(CONNECT_SECONDS, self._timeout),
-                    allow_redirects=False,
+                response = self._adapter(host if tls else "").send(
+                    requests.Request(method, url, headers, data=body).prepare(),
                     stream=True,
+                    timeout=(CONNECT_SECONDS, self._timeout),
+                    verify=self._verify,
                 )
-            except (requests.ConnectTimeout, requests.exceptions.SSLError) as error:
-                failure = error
-            except requests.ConnectionError as error:
-                if _connected(error):
+            except _BROKEN as error:
+                if _lost(error):
                     raise ConnectionLost("4.4.2", f"{host} closed the connection: {_reason(error)}") from error
+                if not _unreached(error) or (body is not None and body.begun):
+                    raise TemporaryError("4.4.2", f"{host} does not answer: {_reason(error)}") from error
                 failure = error
-            except (requests.RequestException, HTTPError) as error:
-                raise TemporaryError("4.4.2", f"{host} does not answer: {_reason(error)}") from error
             else:
                 return Answer(response.status_code, response.headers, response)
         raise TemporaryError("4.4.1", f"cannot reach {host} port {port}: {_reason(failure)}") from failure
 
-    def _session(self, tls_host: str) -> requests.Session:
-        """This thread's session for plain HTTP, or for TLS with one host."""
-        sessions: dict[str, requests.Session] = self._local.__dict__.setdefault("sessions", {})
-        if tls_host not in sessions:
-            session = requests.Session()
-            session.trust_env = False  # no proxies and no .netrc from the environment
-            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            session.headers.clear()
-            session.headers["User-Agent"] = "stubmail"
-            session.mount("https://", _NamedAdapter(tls_host))
-            sessions[tls_host] = session
-        return sessions[tls_host]
+    def _adapter(self, tls_host: str) -> "_Adapter":
+        """This thread's connections, over plain HTTP or over TLS to one host."""
+        adapters: dict[str, _Adapter] = self._local.__dict__.setdefault("adapters", {})
+        if tls_host not in adapters:
+            if len(adapters) > MAX_TLS_HOSTS:
+                adapters.pop(next(iter(adapters))).close()
+            adapters[tls_host] = _Adapter(tls_host)
+        return adapters[tls_host]
 
 
-class _NamedAdapter(HTTPAdapter):
-    """Connects to an IP address and verifies the certificate for a name."""
+class _Adapter(HTTPAdapter):
+    """Connects to an IP address and verifies the certificate for a name. A Session would follow redirects a little:
+    it reads the whole body of one, however long, also when told not to follow it.
+    """
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, tls_host: str) -> None:
+        self._tls_host = tls_host
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, server_hostname=self._host, assert_hostname=self._host, **kwargs)
+        if self._tls_host:
+            kwargs |= {"server_hostname": self._tls_host, "assert_hostname": self._tls_host}
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": PacedPool, "https": PacedTlsPool}
 
 
-def _connected(error: BaseException) -> bool:
-    """Whether the connection stood already when it failed."""
-    text = str(error)
-    return "Connection aborted" in text or "Connection broken" in text
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _lost(error: BaseException) -> bool:
+    """Whether an established connection ended without an answer; urllib3 says so with ProtocolError(text, cause)."""
+    inner = error.args[0] if error.args else None
+    return isinstance(inner, ProtocolError) and any(isinstance(arg, ConnectionError) for arg in inner.args)
+
+
+def _unreached(error: BaseException) -> bool:
+    """Whether no connection came about, so that the next address is worth a try."""
+    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
 
 
 def _reason(error: BaseException | None) -> str:
-    while error is not None and error.__cause__ is None and error.__context__ is not None:
-        error = error.__context__
-    return type(error).__name__ if error is None or not str(error) else str(error).rpartition(": ")[2][:200]
+    """The innermost error's own words."""
+    while error is not None and (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    if error is None:
+        return "no address"
+    return str(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
