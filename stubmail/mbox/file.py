@@ -1,33 +1,27 @@
 """A mailbox file with several writers: append a batch exactly once, look, and remove, each safe against a crash."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from stubmail.mbox.snapshot import Snapshot
+from stubmail import log
+from stubmail.mbox import append, disk, rewrite
+from stubmail.mbox.append import Delivery
+from stubmail.mbox.errors import NotMbox
+from stubmail.mbox.lock import MailboxLock
+from stubmail.mbox.scan import Index, Scanner, begins_like_mbox
+from stubmail.mbox.snapshot import Snapshot, signature
 
 Committed = Callable[[Sequence[str]], None]
+
+_logger = logging.getLogger("mbox")
 
 
 def _forget(ids: Sequence[str]) -> None:
     """For callers that keep no record of what they delivered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One message on its way into the mailbox.
-
-    ``id``: the caller's name for it, one line of text, the same at every attempt. ``sender``: the envelope's
-    mail_from, empty for a bounce. ``when``: seconds since the epoch, for the ``From `` line. ``content``: the
-    message with CRLF, LF or mixed line ends, as octets, as a file open for reading, or as the path of one
-    (read in pieces, so that its size does not matter).
-    """
-
-    id: str
-    sender: str
-    when: float
-    content: bytes | BinaryIO | Path
 
 
 class Mbox:
@@ -39,7 +33,11 @@ class Mbox:
     """
 
     def __init__(self, path: Path, lock_timeout: float = 30.0, *, owner: str = "http2mbox") -> None:
-        raise NotImplementedError
+        if not re.fullmatch(r"[A-Za-z0-9-]+", owner):
+            raise ValueError(f"owner must be letters, digits and hyphens, not {owner!r}")
+        self.path = path
+        self._lock_timeout = lock_timeout
+        self._owner = owner
 
     def deliver(self, messages: Sequence[Delivery], committed: Committed = _forget) -> None:
         """Append all messages or none, each id once, durably when it returns.
@@ -51,27 +49,107 @@ class Mbox:
         Raises MboxError (4.3.1 when the disk is full, MailboxBusy, NotMbox): then nothing was delivered. What
         ``committed`` raises goes through: then all was delivered, and the ids are reported again next time.
         """
-        raise NotImplementedError
+        if not messages:
+            return
+        with self._locked() as lock:
+            known = self._report(lock, committed)
+            fresh = {message.id: message for message in messages if message.id not in known}
+            if not fresh:
+                return
+            with disk.failures(self.path):
+                if not begins_like_mbox(disk.read(lock.fd, 4096, 0)):
+                    raise self._not_mbox()
+                append.append(self.path, lock.fd, self._owner, list(fresh.values()))
+            committed(list(fresh))
+            try:
+                append.forget(self.path)
+            except OSError as error:  # the next opener removes it, and the ids are reported once more
+                log.event(_logger, "journal-left", level=logging.WARNING, mailbox=self.path, reason=error)
 
     def recover(self, committed: Committed) -> None:
         """Report the ids of this owner's deliveries that were complete when a crash or error hid the fact.
 
         To be called at start, before mail is fetched again. Raises MboxError; what ``committed`` raises goes through.
         """
-        raise NotImplementedError
+        if self._exists() or append.is_noted(self.path, self._owner):
+            with self._locked() as lock:
+                self._report(lock, committed)
 
     def snapshot(self) -> Snapshot:
-        """Look at the messages; the lock is held only meanwhile (1 GB takes about a second or two).
+        """Look at the messages; the lock is held only meanwhile (1 GB takes about two seconds).
 
         Raises MboxError, MailboxBusy, or NotMbox for a file that does not begin with a ``From `` line.
         """
-        raise NotImplementedError
+        if not self._exists():
+            return Snapshot(self.path, Index(), None)
+        with self._locked() as lock:
+            seen = signature(lock.fd)
+            return Snapshot(self.path, self._scan(lock), seen)
 
     def remove(self, snapshot: Snapshot, numbers: Iterable[int]) -> int:
         """Delete messages of a snapshot (``numbers`` count from 0, as in the snapshot) and return how many it deleted.
 
         In place, durably when it returns. Mail that came since the snapshot stays; messages that others have removed
         or changed meanwhile are passed over, and of identical twins never more are deleted than were asked for.
-        Raises MboxError: then nothing is deleted now (if the rewrite itself was cut short, the next opener ends it).
+        Raises IndexError for a number that is not in the snapshot, MboxError when it cannot be done: then nothing is
+        deleted now (if the rewrite itself was cut short, the next opener ends it).
         """
-        raise NotImplementedError
+        wanted = sorted(set(numbers))
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < len(snapshot):
+            raise IndexError("no such message in the snapshot")
+        if not wanted or not self._exists():
+            return 0
+        with self._locked() as lock:
+            now = self._scan(lock)
+            found = snapshot.still_in(now, wanted)
+            if found:
+                with disk.failures(self.path):
+                    rewrite.cut_out(self.path, lock.fd, _gaps(now, found), lock.refresh)
+        return len(found)
+
+    def _exists(self) -> bool:
+        return os.path.lexists(self.path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[MailboxLock]:
+        """Hold the lock of the healed mailbox; an absent one is created."""
+        with MailboxLock(self.path, self._lock_timeout, create=True) as lock:
+            with disk.failures(self.path):
+                rewrite.heal(self.path, lock.fd, lock.refresh)
+                append.heal(self.path, lock.fd)
+            yield lock
+
+    def _report(self, lock: MailboxLock, committed: Committed) -> set[str]:
+        """Tell the owner of what was found complete, and return those ids."""
+        with disk.failures(self.path):
+            ids = append.noted(self.path, lock.fd, self._owner)
+        if ids:
+            committed(ids)
+            with disk.failures(self.path):
+                append.forget_noted(self.path, self._owner)
+        return set(ids)
+
+    def _scan(self, lock: MailboxLock) -> Index:
+        scanner = Scanner()
+        try:
+            with disk.failures(self.path):
+                for data in disk.pieces(lock.fd, 0, os.fstat(lock.fd).st_size):
+                    scanner.feed(data)
+                    lock.refresh()
+            return scanner.finish()
+        except NotMbox:
+            raise self._not_mbox() from None
+
+    def _not_mbox(self) -> NotMbox:
+        return NotMbox("4.3.0", f"mailbox {self.path} does not begin with a From line")
+
+
+def _gaps(index: Index, numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """The ranges of the file that messages take up with their From_ lines and empty lines, neighbours joined."""
+    gaps: list[tuple[int, int]] = []
+    for number in numbers:
+        start, end = index.starts[number], index.after(number)
+        if gaps and gaps[-1][1] == start:
+            start = gaps.pop()[0]
+        gaps.append((start, end))
+    return gaps

@@ -1,0 +1,271 @@
+"""Cutting pieces out of a mailbox file in place, so that a crash at any moment is made good by the next opener.
+
+What is kept moves down in windows. Before a window is overwritten its new octets are on disk in the journal,
+``PATH.stub-rewrite``; what later windows are made of lies behind it and is still untouched. The file is cut last.
+Until the next opener comes, a legacy program may append at the end that it finds, so the opener must learn whether
+the file was cut before: the octets at the new end get a mark first, and a mark that is still there says no.
+
+The journal, all of it reserved before the mailbox is touched, so that a full disk is found out in time:
+
+    header (64 octets): magic, length of the plan, its hash; a flag set when nothing but the cut is left to do
+    plan: JSON with the file's inode and size, the ranges that are kept, and a hash of what precedes the first change
+    slot 0, slot 1: number of the window, length of its octets, their hash; the octets. Windows take turns
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from stubmail import log
+from stubmail.mbox import disk
+from stubmail.mbox.errors import MboxError
+
+WINDOW = 16 << 20  # octets; two of them are what a rewrite may need of the disk
+
+Refresh = Callable[[], None]  # called often, to show that the holder of the lock is alive
+
+
+def _no_refresh() -> None:
+    """For rewrites that take no time."""
+
+
+_logger = logging.getLogger("mbox")
+
+_HEADER = struct.Struct(">16sQ24s16s")
+_MAGIC = b"stub-rewrite 1\r\n"
+_FLAG_AT = 48
+_CUTTING = b"nothing but cut\n"
+_SLOT = struct.Struct(">QQ24s")
+_MARK = b"\0stub-rewrite\0\0\0"  # no From_ line, and nothing else that is appended, begins with a NUL
+_CONTEXT = 4096
+
+
+def anchor(fd: int, offset: int) -> str:
+    """Return a hash of what precedes ``offset``: when it differs later, others have rewritten the file."""
+    return disk.hash_of([disk.read(fd, min(offset, _CONTEXT), max(0, offset - _CONTEXT))]).hex()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    inode: int
+    size: int
+    first: int  # offset of the first octet that changes
+    kept: list[tuple[int, int]]  # ranges behind it, in order
+    total: int  # octets in them
+    anchor: str
+    window: int  # octets that move at a time
+
+    @property
+    def new_size(self) -> int:
+        return self.first + self.total
+
+    @property
+    def mark(self) -> bytes:
+        return _MARK[: self.size - self.new_size]
+
+    @property
+    def windows(self) -> int:
+        return -(-self.total // self.window)
+
+    def format(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    def sources(self, number: int) -> Iterator[tuple[int, int]]:
+        """The ranges of the old file that window ``number`` is made of."""
+        skip, left = number * self.window, self.window
+        for start, end in self.kept:
+            if skip >= end - start:
+                skip -= end - start
+                continue
+            if left == 0:
+                return
+            taken = min(left, end - start - skip)
+            yield start + skip, start + skip + taken
+            skip, left = 0, left - taken
+
+
+class _Rewrite:
+    """A rewrite under way: the open mailbox, the open journal, and the plan in it."""
+
+    def __init__(self, mailbox: int, journal: int, plan: _Plan) -> None:
+        self.plan = plan
+        self.touched = False  # whether the mailbox may differ from what it was
+        self._mailbox = mailbox
+        self._journal = journal
+        self._slots_at = _HEADER.size + len(plan.format())
+
+    def run(self, refresh: Refresh) -> None:
+        """Do all but the cut, from the window on that the journal holds, if it holds one."""
+        begun = max(self._held(0), self._held(1))
+        if begun >= 0:
+            self._apply(begun)
+        for number in range(begun + 1, self.plan.windows):
+            refresh()
+            self._save(number)
+            self._apply(number)
+        self.touched = True
+        disk.write(self._mailbox, self.plan.mark, self.plan.new_size)
+        disk.sync(self._mailbox)
+        disk.write(self._journal, _CUTTING, _FLAG_AT)
+        disk.sync(self._journal)
+
+    def is_marked(self) -> bool:
+        """Whether nothing but the cut was left to do."""
+        return disk.read(self._journal, len(_CUTTING), _FLAG_AT) == _CUTTING
+
+    def is_cut(self) -> bool:
+        """Whether a file that was marked has been cut since, whatever was appended to it then."""
+        at, mark = self.plan.new_size, self.plan.mark
+        return os.fstat(self._mailbox).st_size < self.plan.size or disk.read(self._mailbox, len(mark), at) != mark
+
+    def is_possible(self) -> bool:
+        """Whether the mailbox is the one that the plan was made for."""
+        status = os.fstat(self._mailbox)
+        return (
+            status.st_ino == self.plan.inode
+            and status.st_size >= self.plan.size
+            and anchor(self._mailbox, self.plan.first) == self.plan.anchor
+        )
+
+    def cut(self) -> None:
+        """End the rewrite."""
+        disk.truncate(self._mailbox, self.plan.new_size)
+        disk.sync(self._mailbox)
+
+    def _slot(self, number: int) -> int:
+        return self._slots_at + (number % 2) * (_SLOT.size + self.plan.window)
+
+    def _held(self, slot: int) -> int:
+        """The number of the window that a slot holds whole, -1 for none."""
+        at = self._slot(slot) + _SLOT.size
+        number, length, digest = _SLOT.unpack(disk.read(self._journal, _SLOT.size, at - _SLOT.size).ljust(_SLOT.size))
+        if number >= self.plan.windows or not 0 < length <= self.plan.window:
+            return -1
+        if os.fstat(self._journal).st_size < at + length:
+            return -1
+        return number if disk.hash_of(disk.pieces(self._journal, at, at + length)) == digest else -1
+
+    def _save(self, number: int) -> None:
+        at = self._slot(number) + _SLOT.size
+        end = at
+        for start, stop in self.plan.sources(number):
+            disk.copy(self._mailbox, start, stop, self._journal, end)
+            end += stop - start
+        digest = disk.hash_of(disk.pieces(self._journal, at, end))
+        disk.write(self._journal, _SLOT.pack(number, end - at, digest), at - _SLOT.size)
+        disk.sync(self._journal)
+
+    def _apply(self, number: int) -> None:
+        self.touched = True
+        at = self._slot(number) + _SLOT.size
+        _, length, _ = _SLOT.unpack(disk.read(self._journal, _SLOT.size, at - _SLOT.size))
+        disk.copy(self._journal, at, at + length, self._mailbox, self.plan.first + number * self.plan.window)
+        disk.sync(self._mailbox)
+
+
+def cut_out(path: Path, mailbox: int, gaps: list[tuple[int, int]], refresh: Refresh = _no_refresh) -> None:
+    """Take ranges (ascending, apart, none empty, inside the file) out of the locked file open as ``mailbox``.
+
+    Raises OSError or MboxError; then the file is as it was, or ``heal`` will complete what was begun.
+    """
+    plan = _plan(mailbox, gaps)
+    with disk.closing(_create(_journal(path), plan)) as journal:
+        rewrite = _Rewrite(mailbox, journal, plan)
+        try:
+            rewrite.run(refresh)
+        except (OSError, MboxError):
+            if not rewrite.touched:
+                disk.drop(_journal(path))
+            raise
+        _finish(path, mailbox, rewrite, refresh)
+
+
+def heal(path: Path, mailbox: int, refresh: Refresh) -> None:
+    """Complete the rewrite that a crash has interrupted, if there is one. Raises OSError or MboxError."""
+    journal = disk.open_own(_journal(path), mailbox)
+    if journal is None:
+        return
+    with disk.closing(journal):
+        rewrite = _load(mailbox, journal)
+        if rewrite is None:  # it was never whole on disk, so nothing has been done
+            disk.drop(_journal(path))
+        elif rewrite.is_marked():
+            if not rewrite.is_cut():
+                _finish(path, mailbox, rewrite, refresh)
+            else:
+                disk.sync(mailbox)
+                disk.drop(_journal(path))
+        elif rewrite.is_possible():
+            rewrite.run(refresh)
+            _finish(path, mailbox, rewrite, refresh)
+            log.event(_logger, "healed", rewrite=path)
+        else:
+            # Another program has rewritten or replaced a half rewritten mailbox: what was to be kept is in here.
+            aside = Path(f"{_journal(path)}.{time.time_ns()}")
+            disk.rename(_journal(path), aside)
+            log.event(_logger, "set-aside", level=logging.ERROR, journal=aside, reason="the mailbox is another one")
+
+
+def _finish(path: Path, mailbox: int, rewrite: _Rewrite, refresh: Refresh) -> None:
+    """Cut the marked file, but keep what has been appended to it since the plan was made."""
+    size = os.fstat(mailbox).st_size
+    if size == rewrite.plan.size:
+        rewrite.cut()
+        disk.drop(_journal(path))
+        return
+    draft = Path(f"{_journal(path)}.new")
+    disk.remove(draft)
+    plan = _plan(mailbox, [(rewrite.plan.new_size, rewrite.plan.size)])
+    with disk.closing(_create(draft, plan)) as journal:
+        disk.rename(draft, _journal(path))
+        rest = _Rewrite(mailbox, journal, plan)
+        rest.run(refresh)
+        _finish(path, mailbox, rest, refresh)
+
+
+def _plan(mailbox: int, gaps: list[tuple[int, int]]) -> _Plan:
+    status = os.fstat(mailbox)
+    edges = [offset for gap in gaps for offset in gap] + [status.st_size]
+    kept = [(start, end) for start, end in zip(edges[1::2], edges[2::2], strict=True) if start < end]
+    total = sum(end - start for start, end in kept)
+    first = gaps[0][0]
+    return _Plan(status.st_ino, status.st_size, first, kept, total, anchor(mailbox, first), min(WINDOW, max(total, 1)))
+
+
+def _create(path: Path, plan: _Plan) -> int:
+    """Write a new journal; it is whole on disk, and so is its name, when this returns."""
+    text = plan.format()
+    with contextlib.ExitStack() as undo:
+        fd = disk.create(path)
+        undo.callback(disk.drop, path)
+        undo.callback(os.close, fd)
+        disk.reserve(fd, _HEADER.size + len(text) + min(plan.windows, 2) * (_SLOT.size + plan.window))
+        disk.write(fd, _HEADER.pack(_MAGIC, len(text), disk.hash_of([text]), b"") + text, 0)
+        disk.sync(fd)
+        disk.sync_directory(path)
+        undo.pop_all()
+    return fd
+
+
+def _load(mailbox: int, journal: int) -> _Rewrite | None:
+    """Read a journal; None when it was not written to its end."""
+    head = disk.read(journal, _HEADER.size, 0)
+    if len(head) < _HEADER.size:
+        return None
+    magic, length, digest, _ = _HEADER.unpack(head)
+    if magic != _MAGIC or length > os.fstat(journal).st_size:
+        return None
+    text = disk.read(journal, length, _HEADER.size)
+    if disk.hash_of([text]) != digest:
+        return None
+    return _Rewrite(mailbox, journal, _Plan(**json.loads(text)))
+
+
+def _journal(path: Path) -> Path:
+    return Path(f"{path}.stub-rewrite")
