@@ -1,0 +1,84 @@
+"""Who a client is (RFC 4954): passwords checked off the event loop, wrong ones made to wait."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+
+from stubmail.errors import PermanentError, TemporaryError
+from stubmail.limits import FailureDelays, network
+from stubmail.users import User, Users
+
+PARALLEL = 8  # attempts from one network that are checked, or serve their delay, at the same time
+QUEUE = 64  # attempts from one network that wait for their turn
+
+
+class Authenticator:
+    """Checks logins; ``users`` may be replaced at any time. ``passwords`` is the thread pool for hashing."""
+
+    def __init__(self, users: Users, delays: FailureDelays, passwords: Executor) -> None:
+        self.users = users
+        self._delays = delays
+        self._passwords = passwords
+        self._turns: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    async def check(self, login: bytes, password: bytes, peer: str) -> User:
+        """Return the account. Raises PermanentError 5.7.8 after a delay when there is none such, TemporaryError 4.7.0
+        when too many from that network try at once."""
+        loop = asyncio.get_running_loop()
+        name = network(peer)
+        async with self._turn(name):
+            user = await loop.run_in_executor(self._passwords, _authenticate, self.users, login, password)
+            if user is None or user.address is None:
+                await asyncio.sleep(self._delays.failed(name, loop.time()))
+                raise PermanentError("5.7.8", "the name or the password is wrong")
+        return user
+
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        semaphore, present = self._turns.get(name, (asyncio.Semaphore(PARALLEL), 0))
+        if present >= PARALLEL + QUEUE:
+            raise TemporaryError("4.7.0", "too many logins at a time")
+        self._turns[name] = semaphore, present + 1
+        try:
+            async with semaphore:
+                yield
+        finally:
+            present = self._turns[name][1] - 1
+            if present:
+                self._turns[name] = semaphore, present
+            else:
+                del self._turns[name]
+
+
+def _authenticate(users: Users, login: bytes, password: bytes) -> User | None:
+    """Check a name and a password as they came; both are UTF-8 in the users file."""
+    try:
+        name, secret = login.decode(), password.decode()
+    except UnicodeDecodeError:  # cannot match, must take as long
+        users.authenticate("", password.decode("utf-8", "replace"))
+        return None
+    return users.authenticate(name, secret)
+
+
+def from_base64(text: str) -> bytes:
+    """Decode what a client sent; ``=`` stands for an empty answer (RFC 4954 §4). Raises PermanentError 5.5.2."""
+    try:
+        return b"" if text == "=" else base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PermanentError("5.5.2", "that is not base64") from error
+
+
+def parse_plain(data: bytes) -> tuple[bytes, bytes]:
+    """Return login and password of a PLAIN message (RFC 4616 §2). Raises PermanentError.
+
+    An identity to act as may be given only when it is the login itself.
+    """
+    parts = data.split(b"\0")
+    if len(parts) != 3 or not parts[1]:
+        raise PermanentError("5.5.2", "that is no PLAIN message")
+    if parts[0] not in (b"", parts[1]):
+        raise PermanentError("5.7.8", "nobody may act as somebody else")
+    return parts[1], parts[2]

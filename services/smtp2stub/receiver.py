@@ -1,0 +1,133 @@
+"""The receiver: listens, keeps the dialogs going, and ends without cutting off a message."""
+
+import asyncio
+import logging
+import signal
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from services.smtp2stub.acceptance import Acceptance
+from services.smtp2stub.authentication import Authenticator
+from services.smtp2stub.intake import Intake
+from services.smtp2stub.session import Connection
+from services.smtp2stub.settings import Smtp2stub
+from stubmail.cli import listening_error, parse_listen
+from stubmail.errors import Exit
+from stubmail.limits import FailureDelays
+from stubmail.log import event
+from stubmail.queue import Queue
+from stubmail.settings import ConfigError
+from stubmail.users import load_users
+
+BACKLOG = 512
+FORGET_SECONDS = 600.0  # in which a count of failed logins halves
+PASSWORD_THREADS = 2
+
+_log = logging.getLogger("smtp2stub.receiver")
+
+
+def run(host: str, options: Smtp2stub) -> None:
+    """Receive mail until SIGTERM; SIGHUP reads users and TLS certificate anew. ``host`` is our name. Raises Exit."""
+    uvloop.run(Receiver(host, options).run())
+
+
+class Receiver:
+    """The process as one object."""
+
+    def __init__(self, host: str, options: Smtp2stub) -> None:
+        self._host = host
+        self._options = options
+        self._tls = tls_context(options)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises Exit when that cannot be begun."""
+        options = self._options
+        spool = Queue(options.spool)
+        spool.create()
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        delays = FailureDelays(options.failure_delay_seconds, options.failure_delay_longest, FORGET_SECONDS)
+        with spool.lock("receiver"), ThreadPoolExecutor(PASSWORD_THREADS, "passwords") as passwords:
+            spool.clean_incoming()
+            intake = Intake(spool)
+            authenticator = Authenticator(load_users(options.users), delays, passwords)
+            acceptance = Acceptance(self._host, options, authenticator, intake, spool.incoming)
+            try:
+                servers = await self._listen(acceptance)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, stopped.set)
+                loop.add_signal_handler(signal.SIGHUP, self._reload, authenticator)
+                await stopped.wait()
+                await self._drain(servers, acceptance)
+            finally:
+                await asyncio.to_thread(intake.close)
+
+    async def _listen(self, acceptance: Acceptance) -> list[asyncio.Server]:
+        """Open the listening sockets. Raises Exit."""
+        loop = asyncio.get_running_loop()
+        servers: list[asyncio.Server] = []
+        for text, implicit in ((self._options.listen, False), (self._options.tls_listen, True)):
+            if not text:
+                continue
+            host, port = parse_listen(text)
+            try:
+                server = await loop.create_server(
+                    partial(Connection, acceptance, self._tls, loop, implicit),
+                    host,
+                    port,
+                    ssl=self._tls if implicit else None,
+                    backlog=BACKLOG,
+                )
+            except OSError as error:
+                raise listening_error(error, host, port) from error
+            servers.append(server)
+            for sock in server.sockets:
+                name = sock.getsockname()
+                event(_log, "listening", address=f"{name[0]}:{name[1]}", tls="implicit" if implicit else None)
+        return servers
+
+    async def _drain(self, servers: list[asyncio.Server], acceptance: Acceptance) -> None:
+        """Take no more; let messages under way come to their end, for a while."""
+        acceptance.draining = True
+        for server in servers:
+            server.close()
+        for connection in list(acceptance.connections):
+            connection.drain()
+        deadline = asyncio.get_running_loop().time() + self._options.drain_seconds
+        while acceptance.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        event(_log, "stopped", connections=len(acceptance.connections) or None)
+
+    def _reload(self, authenticator: Authenticator) -> None:
+        """Read users and certificate anew; what cannot be read leaves the old ones in use."""
+        try:
+            authenticator.users = load_users(self._options.users)
+            if self._tls is not None:
+                _load_certificate(self._tls, self._options)
+        except Exit as error:
+            event(_log, "refused", level=logging.ERROR, reason=error.text)
+        else:
+            event(_log, "reloaded", users=len(authenticator.users))
+
+
+def tls_context(options: Smtp2stub) -> ssl.SSLContext | None:
+    """Return the server's TLS context; None when no certificate is configured. Raises ConfigError."""
+    if options.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_certificate(context, options)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, options: Smtp2stub) -> None:
+    assert options.tls_cert is not None
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        paths: list[Path | None] = [options.tls_cert, options.tls_key]
+        raise ConfigError(f"cannot use {' and '.join(map(str, paths))}: {error.strerror or error}") from error

@@ -1,0 +1,63 @@
+"""[smtp2stub] of stub.conf."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.smtp2stub.routing import Policy
+from stubmail.queue import DEFAULT_SPOOL
+from stubmail.settings import ConfigError, setting
+
+
+@dataclass(frozen=True)
+class Smtp2stub:
+    """Where to listen, for whom, where to keep mail, and how it leaves."""
+
+    users: Path = setting(doc="the users file (TOML): address, password, gnupghome and maildrop of each account")
+    listen: str = setting("127.0.0.1:587", "HOST:PORT for SMTP, with STARTTLS when there is a certificate")
+    tls_listen: str = setting("", "HOST:PORT for SMTP under TLS from the first octet, usually port 465; empty for none")
+    tls_cert: Path | None = setting(None, "the certificate and its chain (PEM)")
+    tls_key: Path | None = setting(None, "the certificate's private key (PEM)")
+    spool: Path = setting(DEFAULT_SPOOL, "the directory for mail that has not left yet")
+    trust_loopback: bool = setting(True, "take mail from this machine without a password, from accounts' addresses")
+    allow_plain_auth: bool = setting(False, "take passwords without TLS from anywhere: for demos and tests only")
+    size_limit: int = setting(52_428_800, "the largest message, in octets")
+    recipient_limit: int = setting(1000, "the most recipients of one message")
+    connection_limit: int = setting(1000, "the most connections at a time")
+    connection_limit_per_address: int = setting(100, "the most connections at a time from one IP address")
+    timeout_seconds: float = setting(300.0, "how long a client may say nothing; RFC 5321 §4.5.3.2.7 wants 300")
+    failure_delay_seconds: float = setting(0.25, "the delay after a first wrong password; it doubles with each")
+    failure_delay_longest: float = setting(5.0, "the longest such delay, in seconds")
+    policy: str = setting("prefer", "stub mail: require (nothing else), prefer, or never")
+    store: str = setting("", "URL of our own domain's store; default: the one that its DNS records name")
+    smarthost: str = setting("", "HOST:PORT of the SMTP server for mail to domains without stub mail; empty: refuse it")
+    smarthost_tls: str = setting("starttls", "none, starttls or tls; with the latter two its certificate is verified")
+    smarthost_user: str = setting("", "the name to log in at the smarthost with; empty for no login")
+    smarthost_password_file: Path | None = setting(None, "the file that holds the password for that")
+    smarthost_ca: Path | None = setting(None, "certificates (PEM) to trust for the smarthost; default: the system's")
+    retry_min_seconds: float = setting(5.0, "the delay before the second attempt; it doubles with each")
+    retry_max_seconds: float = setting(3600.0, "the longest such delay")
+    queue_lifetime_days: float = setting(5.0, "after how many days undelivered mail goes back to its sender")
+    drain_seconds: float = setting(10.0, "how long work under way may go on after SIGTERM")
+
+    def validate(self) -> None:
+        """Raise ConfigError when settings contradict each other or cannot be understood."""
+        if not self.listen and not self.tls_listen:
+            raise ConfigError("[smtp2stub] needs listen or tls_listen")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("[smtp2stub] tls_cert and tls_key must be given both")
+        if self.tls_listen and self.tls_cert is None:
+            raise ConfigError("[smtp2stub] tls_listen needs tls_cert and tls_key")
+        if self.policy not in list(Policy):
+            raise ConfigError(f"[smtp2stub] policy must be one of {', '.join(Policy)}, not {self.policy!r}")
+        if self.smarthost_tls not in ("none", "starttls", "tls"):
+            raise ConfigError(f"[smtp2stub] smarthost_tls must be none, starttls or tls, not {self.smarthost_tls!r}")
+        if bool(self.smarthost_user) != (self.smarthost_password_file is not None):
+            raise ConfigError("[smtp2stub] smarthost_user and smarthost_password_file must be given both")
+        if self.smarthost_user and self.smarthost_tls == "none":
+            raise ConfigError("[smtp2stub] a password for the smarthost needs smarthost_tls")
+        for name in ("size_limit", "recipient_limit", "connection_limit", "connection_limit_per_address"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"[smtp2stub] {name} must be 1 or more")
+        for name in ("timeout_seconds", "retry_min_seconds", "retry_max_seconds", "queue_lifetime_days"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"[smtp2stub] {name} must be more than 0")
