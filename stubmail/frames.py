@@ -33,6 +33,8 @@ class Frame:
     @classmethod
     def from_wire(cls, data: bytes) -> "Frame":
         """Parse 40 octets. Raises FrameError for an unknown state, or a length where no content can follow."""
+        if len(data) != HEADER_SIZE:
+            raise FrameError(f"a frame's header is {HEADER_SIZE} octets")
         frame = cls(*_HEADER.unpack(data))
         if frame.to_wire() != data:
             raise FrameError("reserved octets are not zero")
@@ -57,12 +59,33 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = b""
         self._left = 0  # octets of content still to come
+        self._error: FrameError | None = None
         self.finished = False
 
     def feed(self, data: bytes) -> list[Frame | bytes]:
-        """Take the next octets and return what they complete. Raises FrameError, also for octets after the end."""
+        """Take the next octets and return what they complete.
+
+        Raises FrameError for octets that are no frame, also behind the end; what came whole before them is returned
+        first, and the error is raised by the next call.
+        """
         events: list[Frame | bytes] = []
-        data = self._buffer + data
+        if self._error is None:
+            try:
+                self._take(self._buffer + data, events)
+            except FrameError as error:
+                self._error = error
+        if self._error is not None and not events:
+            raise self._error
+        return events
+
+    def close(self) -> None:
+        """There are no more octets. Raises FrameError unless the end frame came, and nothing behind it."""
+        if self._error is not None:
+            raise self._error
+        if not self.finished:
+            raise FrameError("the octets break off before the end frame")
+
+    def _take(self, data: bytes, events: list[Frame | bytes]) -> None:
         position = 0
         while position < len(data):
             if self.finished:
@@ -81,4 +104,3 @@ class FrameReader:
             self.finished = frame.state == LAST
             events.append(frame)
         self._buffer = data[position:]
-        return events

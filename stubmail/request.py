@@ -5,9 +5,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from stubmail.address import Address, AddressError
+from stubmail.address import Address
+from stubmail.shape import FINGERPRINT, ID, SHA256, Shape, parse_json
 
 VERSION = 1
 OPEN, STORE, LIST, FETCH, ACK, OUTBOX, WITHDRAW = "open", "store", "list", "fetch", "ack", "outbox", "withdraw"
@@ -51,11 +52,8 @@ STATUS = {
 }
 RETRYABLE = frozenset(("rate", "unavailable", "no-space"))
 
-_HEX16 = re.compile(r"[0-9a-f]{32}")
-_HEX32 = re.compile(r"[0-9a-f]{64}")
-_FINGERPRINT = re.compile(r"[0-9A-F]{40}([0-9A-F]{24})?")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9])?")
-_MAX_INTEGER = 2**63 - 1  # what every database can hold
+_STATE = re.compile("|".join(STATES))
 
 
 class Refusal(Exception):
@@ -110,7 +108,7 @@ class Request:
         """
         if len(data) > MAX_REQUEST:
             raise Refusal("too-large", f"the request part is over {MAX_REQUEST} octets")
-        shape = _Shape(_parse_json(data))
+        shape = Shape(parse_json(data, _malformed), _malformed)
         version = shape.integer("version")
         if version != VERSION:
             raise Refusal("version", f"version {version} is not spoken here, only {VERSION}")
@@ -122,11 +120,13 @@ class Request:
             op=op,
             host=shape.match("host", _HOST),
             time=shape.integer("time"),
-            nonce=shape.match("nonce", _HEX16),
-            parts=tuple(_part(item) for item in shape.array("parts", MAX_PARTS)),
-            fingerprint=shape.match("fingerprint", _FINGERPRINT) if opening else "",
+            nonce=shape.match("nonce", ID),
+            parts=tuple(
+                Part(part.octets("sha256", SHA256), part.integer("size")) for part in shape.objects("parts", MAX_PARTS)
+            ),
+            fingerprint=shape.match("fingerprint", FINGERPRINT) if opening else "",
             address=shape.address("address") if opening else None,
-            session="" if opening else shape.match("session", _HEX16),
+            session="" if opening else shape.match("session", ID),
             members=shape.members,
         )
 
@@ -168,118 +168,50 @@ def mac(secret: bytes, data: bytes) -> bytes:
 def store_posts(request: Request) -> list[StorePost]:
     """Return the posts of a store request. Raises Refusal(malformed), also when an id stands twice."""
     posts = []
-    for item in _Shape(request.members).array("posts", MAX_POSTS):
-        shape = _Shape(item)
+    for shape in Shape(request.members, _malformed).objects("posts", MAX_POSTS):
         head, body = shape.integer("head"), shape.integer("body")
         if max(head, body) >= len(request.parts):
-            _malformed("a post names a part that is not there")
+            raise _malformed("a post names a part that is not there")
         if request.parts[head].size > MAX_HEAD:
             raise Refusal("too-large", f"the head of a post is over {MAX_HEAD} octets")
-        post_id = bytes.fromhex(shape.match("id", _HEX16))
-        posts.append(StorePost(post_id, shape.match("to", _FINGERPRINT), shape.address("address"), head, body))
+        to, address = shape.match("to", FINGERPRINT), shape.address("address")
+        posts.append(StorePost(shape.octets("id"), to, address, head, body))
     if len({post.id for post in posts}) < len(posts):
-        _malformed("a post id stands twice")
+        raise _malformed("a post id stands twice")
     return posts
 
 
 def list_query(request: Request) -> ListQuery:
     """Return what a list request asks for. Raises Refusal(malformed)."""
-    shape = _Shape(request.members)
-    senders = shape.array("senders", MAX_SENDERS)
-    if not all(isinstance(item, str) and _FINGERPRINT.fullmatch(item) for item in senders):
-        _malformed("senders must be fingerprints")
+    shape = Shape(request.members, _malformed)
+    senders = shape.texts("senders", MAX_SENDERS, FINGERPRINT)
     return ListQuery(tuple(senders), shape.integer("after"), _limit(shape))
 
 
 def fetch_posts(request: Request) -> list[tuple[bytes, int]]:
     """Return (post id, offset) for each post that a fetch request asks for. Raises Refusal(malformed)."""
-    shapes = [_Shape(item) for item in _Shape(request.members).array("posts", MAX_POSTS)]
-    return [(bytes.fromhex(shape.match("id", _HEX16)), shape.integer("offset")) for shape in shapes]
+    shapes = Shape(request.members, _malformed).objects("posts", MAX_POSTS)
+    return [(shape.octets("id"), shape.integer("offset")) for shape in shapes]
 
 
 def post_ids(request: Request) -> list[bytes]:
     """Return the post ids of an ack or withdraw request. Raises Refusal(malformed)."""
-    ids = _Shape(request.members).array("ids", MAX_POSTS)
-    if not all(isinstance(item, str) and _HEX16.fullmatch(item) for item in ids):
-        _malformed("ids must be post ids")
-    return [bytes.fromhex(item) for item in ids]
+    return [bytes.fromhex(item) for item in Shape(request.members, _malformed).texts("ids", MAX_POSTS, ID)]
 
 
 def outbox_query(request: Request) -> OutboxQuery:
     """Return what an outbox request asks for. Raises Refusal(malformed)."""
-    shape = _Shape(request.members)
-    states = shape.array("states", len(STATES)) if "states" in shape.members else []
-    if not all(item in STATES for item in states):
-        _malformed(f"states are {', '.join(STATES)}")
+    shape = Shape(request.members, _malformed)
+    states = shape.texts("states", len(STATES), _STATE) if "states" in shape.members else []
     return OutboxQuery(shape.integer("after"), _limit(shape), tuple(states))
 
 
-def _malformed(what: str) -> NoReturn:
-    raise Refusal("malformed", what)
+def _malformed(what: str) -> Refusal:
+    return Refusal("malformed", what)
 
 
-def _parse_json(data: bytes) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) < len(pairs):
-            _malformed("a name stands twice in a JSON object")
-        return members
-
-    def no_constant(name: str) -> NoReturn:
-        _malformed(f"{name} is not JSON")
-
-    try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number too long to convert
-        raise Refusal("malformed", "the request part is not JSON") from error
-
-
-def _part(item: Any) -> Part:
-    shape = _Shape(item)
-    return Part(bytes.fromhex(shape.match("sha256", _HEX32)), shape.integer("size"))
-
-
-def _limit(shape: "_Shape") -> int:
+def _limit(shape: Shape) -> int:
     limit = shape.integer("limit")
     if not 1 <= limit <= MAX_POSTS:
-        _malformed(f"limit must be 1 to {MAX_POSTS}")
+        raise _malformed(f"limit must be 1 to {MAX_POSTS}")
     return limit
-
-
-class _Shape:
-    """Members of a JSON object, each taken with the type and bounds that it must have."""
-
-    def __init__(self, value: Any) -> None:
-        if not isinstance(value, Mapping):
-            _malformed("a JSON object is wanted")
-        self.members: Mapping[str, Any] = value
-
-    def text(self, name: str, longest: int) -> str:
-        value = self.members.get(name)
-        if not isinstance(value, str) or len(value) > longest:
-            _malformed(f"{name} must be a text of at most {longest} characters")
-        return value
-
-    def match(self, name: str, pattern: re.Pattern[str]) -> str:
-        value = self.text(name, 255)
-        if not pattern.fullmatch(value):
-            _malformed(f"{name} is malformed")
-        return value
-
-    def integer(self, name: str) -> int:
-        value = self.members.get(name)
-        if type(value) is not int or not 0 <= value <= _MAX_INTEGER:
-            _malformed(f"{name} must be a whole number")
-        return value
-
-    def array(self, name: str, longest: int) -> list[Any]:
-        value = self.members.get(name)
-        if not isinstance(value, list) or len(value) > longest:
-            _malformed(f"{name} must be an array of at most {longest}")
-        return value
-
-    def address(self, name: str) -> Address:
-        try:
-            return Address.parse(self.text(name, 254))
-        except AddressError:
-            _malformed(f"{name} must be a mail address")

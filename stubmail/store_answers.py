@@ -1,16 +1,18 @@
 """What a store answers, parsed from JSON that nobody vouches for (protocol.md §4.4, §5). Sans-IO."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from stubmail import request
-from stubmail.address import Address, AddressError
-from stubmail.errors import PermanentError, TemporaryError
+from stubmail.address import Address
+from stubmail.errors import PermanentError, TemporaryError, one_line
+from stubmail.shape import FINGERPRINT, ID, SHA256, Shape, parse_json
 
 MAX_OTHERS = 100
-T = TypeVar("T")
+_WORD = re.compile(r"[a-z-]{1,40}")  # a state or a code
+_MAX_MESSAGE = 200  # characters of a store's sentence that are kept
 
 
 class StoreRefused(PermanentError):
@@ -23,13 +25,16 @@ class StoreRefused(PermanentError):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What an ``open`` bought: ids and keys are octets, ``expires`` is Unix time, ``max_post`` octets (§5.1)."""
+    """What an ``open`` bought: the cookie and the keys are octets, ``expires`` is Unix time (§5.1).
+
+    ``max_post``: octets of the largest post that the store takes from us; 0 when it takes none.
+    """
 
     id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     expires: int
     cookie: bytes
-    cookie_key: bytes
+    cookie_key: bytes = field(repr=False)
     max_post: int
 
 
@@ -74,10 +79,33 @@ class Listing:
     others: tuple[Other, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A post of our own: ``to`` is the recipient's fingerprint; times are Unix time, ``size`` is octets (§5.6)."""
+
+    id: bytes
+    serial: int
+    to: str
+    address: Address
+    size: int
+    state: str
+    stored: int
+    changed: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """One page of our own posts."""
+
+    posts: tuple[Sent, ...]
+    more: bool
+
+
 def refusal(status: int, data: bytes) -> StoreRefused | TemporaryError:
     """Return the error that a JSON answer with a status other than 200 stands for (protocol.md §4.4)."""
     members = json_object(data)
-    code, message = str(members.get("error"))[:40], str(members.get("message"))[:200]
+    code, message = str(members.get("error"))[:40], _sentence(members.get("message"))
     if code in request.RETRYABLE or code not in request.STATUS or status >= 500:
         return TemporaryError("4.3.0", f"the store refused for now ({code}): {message}")
     return StoreRefused(code, message)
@@ -85,84 +113,94 @@ def refusal(status: int, data: bytes) -> StoreRefused | TemporaryError:
 
 def json_object(data: bytes) -> dict[str, Any]:
     """Parse an answer. Raises TemporaryError when it is not a JSON object."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise TemporaryError("4.3.0", "the store's answer is not JSON") from error
+    value = parse_json(data, _malformed)
     if not isinstance(value, dict):
-        raise TemporaryError("4.3.0", "the store's answer is not a JSON object")
+        raise _malformed("not a JSON object")
     return value
-
-
-def _understood(parse: Callable[[dict[str, Any]], T], data: dict[str, Any]) -> T:
-    """Parse an answer's members; whatever is missing or of another type is the store's fault."""
-    try:
-        return parse(data)
-    except (KeyError, TypeError, ValueError, AttributeError, AddressError) as error:
-        raise TemporaryError("4.3.0", "the store's answer lacks what the protocol asks for") from error
 
 
 def parse_session(plain: bytes, host: str, nonce: str) -> Session:
     """Parse the decrypted answer to an ``open`` that asked ``host`` with ``nonce``. Raises TemporaryError."""
-    data = json_object(plain)
-    if data.get("host") != host or data.get("nonce") != nonce:
+    shape = Shape(json_object(plain), _malformed)
+    if shape.integer("version") != request.VERSION:
+        raise _malformed("another version")
+    if shape.text("host", 255) != host or shape.match("nonce", ID) != nonce:
         raise TemporaryError("4.7.0", "the store's answer belongs to another request")
-    return _understood(
-        lambda d: Session(
-            id=str(d["session"]),
-            secret=_octets(d["secret"], 32),
-            expires=int(d["expires"]),
-            cookie=_octets(d["cookie"], 16),
-            cookie_key=_octets(d["cookie_key"], 32),
-            max_post=int(d["max_post"]),
-        ),
-        data,
+    return Session(
+        id=shape.match("session", ID),
+        secret=shape.octets("secret", SHA256),
+        expires=shape.integer("expires"),
+        cookie=shape.octets("cookie"),
+        cookie_key=shape.octets("cookie_key", SHA256),
+        max_post=shape.integer("max_post"),
     )
-
-
-def _octets(text: str, size: int) -> bytes:
-    data = bytes.fromhex(text)
-    if len(data) != size:
-        raise ValueError(f"{size} octets wanted")
-    return data
 
 
 def parse_listing(data: dict[str, Any]) -> Listing:
     """Parse the answer to a ``list``. Raises TemporaryError."""
-    return _understood(_listing, data)
-
-
-def _listing(data: dict[str, Any]) -> Listing:
+    shape = Shape(data, _malformed)
     return Listing(
         posts=tuple(
             Listed(
-                id=_octets(post["id"], 16),
-                serial=int(post["serial"]),
-                sender=str(post["sender"]),
-                address=Address.parse(post["address"]),
-                size=int(post["size"]),
-                time=int(post["time"]),
+                id=post.octets("id"),
+                serial=post.integer("serial"),
+                sender=post.match("sender", FINGERPRINT),
+                address=post.address("address"),
+                size=post.integer("size"),
+                time=post.integer("time"),
             )
-            for post in data["posts"][: request.MAX_POSTS]
+            for post in shape.objects("posts", request.MAX_POSTS)
         ),
-        more=data["more"] is True,
-        serial=int(data["serial"]),
+        more=shape.flag("more"),
+        serial=shape.integer("serial"),
         others=tuple(
-            Other(str(other["sender"]), Address.parse(other["address"]), int(other["count"]))
-            for other in data["others"][:MAX_OTHERS]
+            Other(other.match("sender", FINGERPRINT), other.address("address"), other.integer("count"))
+            for other in shape.objects("others", MAX_OTHERS)
         ),
+    )
+
+
+def parse_outbox(data: dict[str, Any]) -> Outbox:
+    """Parse the answer to an ``outbox``. Raises TemporaryError."""
+    shape = Shape(data, _malformed)
+    return Outbox(
+        posts=tuple(
+            Sent(
+                id=post.octets("id"),
+                serial=post.integer("serial"),
+                to=post.match("to", FINGERPRINT),
+                address=post.address("address"),
+                size=post.integer("size"),
+                state=post.match("state", _WORD),
+                stored=post.integer("stored"),
+                changed=post.integer("changed"),
+                expires=post.integer("expires"),
+            )
+            for post in shape.objects("posts", request.MAX_POSTS)
+        ),
+        more=shape.flag("more"),
     )
 
 
 def parse_results(data: dict[str, Any], ids: Sequence[bytes]) -> list[Result]:
     """Parse the results for these post ids, one each, in their order. Raises TemporaryError."""
-    results = _understood(
-        lambda d: [
-            Result(_octets(r["id"], 16), str(r["state"]), str(r.get("error", "")), str(r.get("message", ""))[:200])
-            for r in d["results"]
-        ],
-        data,
-    )
+    results = [
+        Result(
+            id=result.octets("id"),
+            state=result.match("state", _WORD),
+            error=result.match("error", _WORD) if "error" in result.members else "",
+            message=_sentence(result.members.get("message", "")),
+        )
+        for result in Shape(data, _malformed).objects("results", request.MAX_POSTS)
+    ]
     if [result.id for result in results] != list(ids):
         raise TemporaryError("4.3.0", "the store's answer is about other posts")
     return results
+
+
+def _malformed(what: str) -> TemporaryError:
+    return TemporaryError("4.3.0", f"the store's answer is malformed: {what}")
+
+
+def _sentence(value: object) -> str:
+    return one_line(str(value)[:_MAX_MESSAGE])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from stubmail import frames, request
 from stubmail.address import Address
@@ -19,17 +19,22 @@ from stubmail.store_answers import (
     Listed,
     Listing,
     Other,
+    Outbox,
     Result,
     Session,
     StoreRefused,
     json_object,
     parse_listing,
+    parse_outbox,
     parse_results,
     parse_session,
     refusal,
 )
 
 RENEW_SECONDS = 60  # a session this close to its end is not used any more
+MAX_BATCH = 400  # posts in one store request: as many of the longest addresses fit into it (§9)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,9 @@ class StoreClient:
 
     def open(self) -> Session:
         """Open a new session (§5.1)."""
+        return _twice(self._open)
+
+    def _open(self) -> Session:
         certificate = self._identity.certificate.data
         nonce = secrets.token_hex(16)
         data = Request(
@@ -90,12 +98,20 @@ class StoreClient:
             _expect(answer, "application/octet-stream")
             sealed = answer.read(request.MAX_OPEN_ANSWER)
         try:
-            return parse_session(self._identity.decrypt(sealed, request.MAX_OPEN_ANSWER), self.store_record.host, nonce)
+            plain = self._identity.decrypt(sealed, request.MAX_OPEN_ANSWER)
         except OpenPGPError as error:
             raise TemporaryError("4.7.0", f"cannot read the store's answer: {error.text}") from error
+        return parse_session(plain, self.store_record.host, nonce)
 
     def store(self, posts: Sequence[NewPost]) -> list[Result]:
-        """Store posts, at most 1,000; when this returns, those with state ``stored`` are durable (§5.2)."""
+        """Store posts; when this returns, those with state ``stored`` are durable (§5.2).
+
+        More than MAX_BATCH posts take several requests: what was stored before one of them fails stays stored.
+        """
+        batches = (posts[start : start + MAX_BATCH] for start in range(0, len(posts), MAX_BATCH))
+        return [result for batch in batches for result in self._store(batch)]
+
+    def _store(self, posts: Sequence[NewPost]) -> list[Result]:
         parts: list[bytes] = []
         index: dict[int, int] = {}
 
@@ -115,7 +131,8 @@ class StoreClient:
     def fetch(self, posts: Sequence[tuple[bytes, int]]) -> Iterator[Frame | bytes]:
         """Fetch (post id, offset) pairs: yields each post's frame, then its content in pieces (§5.4).
 
-        Raises TemporaryError when the answer is truncated or malformed; what was yielded before counts.
+        Raises TemporaryError when the answer is truncated or malformed; what was yielded before counts. That these
+        are the posts that were asked for is for the caller to check.
         """
         members = {"posts": [{"id": post_id.hex(), "offset": offset} for post_id, offset in posts]}
         with self._call(request.FETCH, members) as answer:
@@ -124,19 +141,18 @@ class StoreClient:
             try:
                 for piece in answer.pieces():
                     yield from reader.feed(piece)
+                reader.close()
             except frames.FrameError as error:
                 raise TemporaryError("4.3.0", f"the store's answer is malformed: {error}") from error
-            if not reader.finished:
-                raise TemporaryError("4.4.2", "the store's answer broke off")
 
     def ack(self, ids: Iterable[bytes]) -> None:
         """Tell the store that these posts are delivered durably (§5.5)."""
         self._json(request.ACK, {"ids": [post_id.hex() for post_id in ids]})
 
-    def outbox(self, after: int = 0, limit: int = request.MAX_POSTS, states: Sequence[str] = ()) -> dict[str, Any]:
-        """Return one page of our own posts and their states, as JSON (§5.6)."""
+    def outbox(self, after: int = 0, limit: int = request.MAX_POSTS, states: Sequence[str] = ()) -> Outbox:
+        """Return one page of our own posts and their states, behind the serial ``after`` (§5.6)."""
         members: dict[str, Any] = {"after": after, "limit": limit}
-        return self._json(request.OUTBOX, members | ({"states": list(states)} if states else {}))
+        return parse_outbox(self._json(request.OUTBOX, members | ({"states": list(states)} if states else {})))
 
     def withdraw(self, ids: Sequence[bytes]) -> list[Result]:
         """Withdraw our own posts that still wait (§5.7)."""
@@ -154,16 +170,19 @@ class StoreClient:
 
     def _call(self, op: str, members: Mapping[str, Any], parts: Sequence[bytes] = ()) -> Answer:
         """Send a MACed request; once more, in a new session, when the store does not know ours any more."""
+
+        def send() -> Answer:
+            return self._send(self.session, op, members, parts)
+
         try:
-            return self._send(op, members, parts)
+            return _twice(send)
         except StoreRefused as error:
             if error.reason != "session":
                 raise
         self._session = None
-        return self._send(op, members, parts)
+        return _twice(send)
 
-    def _send(self, op: str, members: Mapping[str, Any], parts: Sequence[bytes]) -> Answer:
-        session = self.session
+    def _send(self, session: Session, op: str, members: Mapping[str, Any], parts: Sequence[bytes]) -> Answer:
         data = Request(
             op=op,
             host=self.store_record.host,
@@ -178,23 +197,30 @@ class StoreClient:
 
     def _post(self, parts: Sequence[tuple[str, bytes]]) -> Answer:
         boundary = secrets.token_hex(16)
-        pieces = _multipart(parts, boundary)
-        body = Body(sum(map(len, pieces)), pieces)
         store = self.store_record
-        media_type = f"multipart/form-data; boundary={boundary}"
-        path = "/" + store.prefix
-
-        def send() -> Answer:
-            return self._http.post(store.host, store.port, path, body, media_type, tls=store.port == 443)
-
-        try:
-            answer = send()
-        except ConnectionLost:  # a kept-alive connection that the store had closed; it saw nothing of the request
-            answer = send()
+        answer = self._http.post(
+            store.host,
+            store.port,
+            "/" + store.prefix,
+            Body(_multipart(parts, boundary)),
+            f"multipart/form-data; boundary={boundary}",
+            tls=store.port == 443,
+        )
         if answer.status != 200:
             with answer:
                 raise _refused(answer)
         return answer
+
+
+def _twice(attempt: Callable[[], T]) -> T:
+    """Make a request; when the connection is lost, as a kept one often is, make another.
+
+    Another, with a nonce of its own: the store may have done the first one, and would refuse a repeated nonce.
+    """
+    try:
+        return attempt()
+    except ConnectionLost:
+        return attempt()
 
 
 def _multipart(parts: Sequence[tuple[str, bytes]], boundary: str) -> list[bytes]:
@@ -222,4 +248,4 @@ def _refused(answer: Answer) -> StubmailError:
     return refusal(answer.status, answer.read(request.MAX_JSON_ANSWER))
 
 
-__all__ = ["Listed", "Listing", "NewPost", "Other", "Result", "Session", "StoreClient", "StoreRefused"]
+__all__ = ["Listed", "Listing", "NewPost", "Other", "Outbox", "Result", "Session", "StoreClient", "StoreRefused"]

@@ -83,7 +83,7 @@ class Correspondent:
             raise WalkError(f"{site.domain} publishes no stub mail records")
         identity = Keyring(site.keys / self.user).identity(self.address)
         client = StoreClient(HttpClient(resolver), offer.stores[0], identity, self.address)
-        return {post["address"]: post["state"] for post in client.outbox()["posts"]}
+        return {str(post.address): post.state for post in client.outbox().posts}
 
 
 def compose(sender: Address, to: Address, subject: str) -> bytes:
