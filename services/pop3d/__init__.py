@@ -1,0 +1,11 @@
+"""pop3d serves maildrops over POP3 (RFC 1939, 2449, 2595, 3206, 5034, 8314) to mail programs.
+
+Listens: TCP, in the clear with STLS (usually port 110) and under TLS from the first byte (usually 995).
+Holds:   the users file's password hashes and the certificate's key, both read only; maildrops, of which it removes
+         messages at QUIT and nothing else; beside each an index and a lock. No OpenPGP keys, no DNS.
+Trusts:  the file system that the maildrops are on, and nobody who connects.
+
+Modules, inner to outer: ``wire`` and ``stuffing`` (octets), ``session`` (the protocol, no I/O), ``maildrop`` (what a
+maildrop must offer) with ``mbox_maildrop`` and ``maildir`` behind it, ``limits`` (who may try again, when),
+``connection`` and ``server`` (asyncio), ``__main__`` (command line).
+"""

@@ -1,0 +1,122 @@
+"""The command line: settings from stub.conf and flags, then serve until told to stop."""
+
+import asyncio
+import os
+import resource
+import signal
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from services.pop3d.check import try_everything
+from services.pop3d.server import Server
+from services.pop3d.settings import Pop3d
+from services.pop3d.tls import load_certificate
+from stubmail import log, settings
+from stubmail.cli import common_options, load, one_sentence
+from stubmail.users import Users, load_users
+
+DESCRIPTORS = 4  # a session needs: its socket, the maildrop's lock, a message being read, and one to spare
+
+EXAMPLES = """\b
+Examples:
+  pop3d --listen 127.0.0.1:1110 --users users.toml
+  pop3d --listen :::110 --tls-listen :::995 --tls-cert cert.pem --tls-key key.pem --users users.toml
+  pop3d --config stub.conf --check
+
+\b
+The users file (TOML):
+  [users.bob]
+  password = "{ARGON2ID}$argon2id$…"    or "{PLAIN}…"
+  maildrop = "mbox:/var/mail/bob"       or "maildir:/home/bob/Maildir"
+"""
+
+
+@click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--listen", metavar="HOST:PORT", help="POP3 in the clear, with STLS when there is a certificate.")
+@click.option("--tls-listen", metavar="HOST:PORT", help="POP3 under TLS from the first byte.")
+@click.option("--tls-cert", metavar="FILE", help="The certificate and its chain (PEM).")
+@click.option("--tls-key", metavar="FILE", help="The certificate's private key (PEM).")
+@click.option("--users", metavar="FILE", help="The users file (TOML).")
+@click.option("--allow-plain", is_flag=True, default=None, help="Take passwords without TLS from other machines too.")
+@common_options
+@one_sentence
+def main(config: Path, check: bool, verbose: bool, **flags: Any) -> None:
+    """Serve maildrops over POP3. Flags override [pop3d] of the configuration file."""
+    log.setup(verbose)
+    service = read_settings(config, {key: value for key, value in flags.items() if value is not None})
+    if check:
+        try_everything(service)
+        return
+    users = load_users(service.users)
+    tls = load_certificate(service.tls_cert, service.tls_key)
+    allow_descriptors(service.sessions * DESCRIPTORS)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(service, users, tls))
+
+
+def read_settings(config: Path, flags: dict[str, Any]) -> Pop3d:
+    """Return [pop3d] with ``flags`` over it; no file is needed when they say where to listen and for whom.
+
+    Raises ConfigError.
+    """
+    named = click.get_current_context().get_parameter_source("config") is ParameterSource.COMMANDLINE
+    data: dict[str, Any] = {"pop3d": {"listen": ""}}
+    if config.exists():
+        data = settings.load_file(config)
+    elif named or "users" not in flags or not flags.keys() & {"listen", "tls_listen"}:
+        load(config, pop3d=Pop3d)  # says so, with a sample
+    data["pop3d"] = {**data.get("pop3d", {}), **flags}
+    overridden = {f"STUBMAIL_POP3D_{flag}".upper() for flag in flags}
+    environ = {key: value for key, value in os.environ.items() if key.removesuffix("__FILE") not in overridden}
+    service: Pop3d = settings.read(data, "pop3d", Pop3d, environ)
+    if not service.listen and not service.tls_listen:
+        raise settings.ConfigError("[pop3d] listen and tls_listen are both empty: there is nothing to listen on")
+    if service.tls_listen and service.tls_cert is None:
+        raise settings.ConfigError("[pop3d] tls_listen needs tls_cert and tls_key")
+    return service
+
+
+async def serve(service: Pop3d, users: Users, tls: ssl.SSLContext | None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; SIGHUP reads users and certificate again."""
+    server = Server(service, users, tls)
+    await server.start()
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    reloads: set[asyncio.Task[None]] = set()  # the loop alone would let a task be collected before its end
+
+    def reload() -> None:
+        task = loop.create_task(server.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    await stop.wait()
+    await server.drain()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loops where it is installed: with them an idle TLS session takes a sixth of the memory."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit of open files as far as is wanted and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+
+
+if __name__ == "__main__":
+    main()

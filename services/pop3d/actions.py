@@ -1,0 +1,67 @@
+"""What a session asks of the outside world, and what it is told of its maildrop; no I/O here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Listing(Protocol):
+    """What a session knows of its maildrop; message 1 is at index 0 and numbering never moves."""
+
+    @property
+    def octets(self) -> Sequence[int]:
+        """How many octets RETR transmits of each message, before byte-stuffing."""
+
+    def uid(self, index: int) -> str:
+        """Return a message's unique-id: 1 to 70 characters from 0x21 to 0x7E (RFC 1939 §7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Find out whether these credentials open a maildrop, then call ``accept`` or ``refuse``."""
+
+    name: bytes
+    password: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """Begin TLS on this connection, behind the replies given so far, then call ``tls_started``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    """Send ``head``, then message ``number`` byte-stuffed and ended; ``lines`` of its body only when not None."""
+
+    number: int
+    lines: int | None
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Remove these messages, unlock the maildrop, then call ``committed``."""
+
+    numbers: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection behind the replies given so far; ``reason`` is for the log."""
+
+    reason: str
+
+
+Action = Login | StartTls | Retrieve | Commit | Close
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a session found and did, for its line in the log; octets as announced, before byte-stuffing."""
+
+    messages: int = 0
+    octets: int = 0
+    retrieved: int = 0
+    retrieved_octets: int = 0
+    tops: int = 0
+    deleted: int = 0

@@ -1,0 +1,59 @@
+"""--check: try everything that serving needs, and say all that is wrong."""
+
+import click
+
+from services.pop3d.listening import bind
+from services.pop3d.locations import parse_location
+from services.pop3d.settings import Pop3d
+from services.pop3d.tls import load_certificate
+from stubmail.cli import parse_listen
+from stubmail.errors import Exit, PermanentError
+from stubmail.settings import ConfigError
+from stubmail.users import load_users
+
+
+def try_everything(service: Pop3d) -> None:
+    """Read the users file, look at every maildrop, load the certificate, and bind every address.
+
+    Prints what is right on standard output. Raises the first Exit when it is all that is wrong; when more is wrong,
+    one with its status and all the sentences.
+    """
+    errors: list[Exit] = []
+    for part in (_maildrops, _certificate, _addresses):
+        try:
+            click.echo(part(service))
+        except Exit as error:
+            errors.append(error)
+    if errors:
+        raise Exit(errors[0].status, "; ".join(error.text for error in errors))
+
+
+def _maildrops(service: Pop3d) -> str:
+    wrong, right = [], 0
+    for user in load_users(service.users):
+        if not user.maildrop:
+            continue  # an account of other services
+        try:
+            parse_location(user.maildrop).check()
+            right += 1
+        except PermanentError as error:
+            wrong.append(f"user {user.name}: {error.text}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    if not right:
+        raise ConfigError(f"{service.users}: no account has a maildrop")
+    return f"{service.users}: {right} maildrop{'' if right == 1 else 's'}, all to be opened"
+
+
+def _certificate(service: Pop3d) -> str:
+    if load_certificate(service.tls_cert, service.tls_key) is None:
+        return "no certificate: neither STLS nor POP3S"
+    return f"{service.tls_cert}: fits its key"
+
+
+def _addresses(service: Pop3d) -> str:
+    texts = [(text, port) for text, port in ((service.listen, 110), (service.tls_listen, 995)) if text]
+    for text, port in texts:
+        for bound in bind(*parse_listen(text, port)):
+            bound.close()
+    return f"{' and '.join(text for text, _ in texts)}: free"

@@ -1,0 +1,384 @@
+"""One connection: carries octets between a client and its session, and carries out what the session asks for."""
+
+import asyncio
+import logging
+import secrets
+import ssl
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from typing import Any, Protocol, cast
+
+from services.pop3d.actions import Action, Close, Commit, Login, Retrieve, StartTls
+from services.pop3d.limits import is_loopback, network
+from services.pop3d.login import Attempt, Door, Refused
+from services.pop3d.maildrop import Maildrop
+from services.pop3d.patience import LINGER, Deadlines, Patience
+from services.pop3d.reader import Reader
+from services.pop3d.session import Session
+from services.pop3d.tls import TlsLayer
+from services.pop3d.wire import err
+from stubmail.errors import StubmailError
+from stubmail.log import event
+
+MAX_PENDING = 65_536  # octets of commands that wait; then the client is not read until they are fewer
+WRITE_BUFFER = 262_144  # octets that wait to be sent; then nothing more is made until they are fewer
+TURN = 256  # actions of one session before the others have theirs
+RUN = 64  # pipelined retrievals that are read together
+
+logger = logging.getLogger("pop3d")
+
+
+class Host(Protocol):
+    """What a connection needs of the server around it."""
+
+    door: Door
+    patience: Patience
+    allow_plain: bool
+
+    @property
+    def mail(self) -> Executor:
+        """The threads that read and write maildrops."""
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The certificate in use now, for new TLS sessions; None when there is none."""
+
+    def enter(self, connection: "Connection") -> str:
+        """Count a new connection; returns why it cannot stay, or an empty text."""
+
+    def logged_in(self, connection: "Connection") -> None:
+        """Note that a connection's client is no stranger any more."""
+
+    def leave(self, connection: "Connection") -> None:
+        """Forget a connection: it is closed, and its maildrop too."""
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection; ``implicit_tls``: TLS comes before the greeting (RFC 8314 §3)."""
+
+    def __init__(self, host: Host, implicit_tls: bool) -> None:
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._implicit_tls = implicit_tls
+        self.id = secrets.token_hex(4)
+        self.local = False  # on this machine
+        self.counted = True  # among the sessions of its network
+        self.address = self.network = self._user = self._reason = ""
+        self._maildrop: Maildrop | None = None
+        self._reader: Reader | None = None
+        self._deferred: Action | None = None  # what came behind a run of retrievals
+        self._tls: TlsLayer | None = None
+        self._job: asyncio.Task[None] | None = None
+        self._paused: asyncio.Future[None] | None = None
+        self._reading = True
+        self._half_closed = self._closing = self._lost = False
+        self._received = self._written = 0
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else "local"
+        self.network, self.local = network(self.address), is_loopback(self.address)
+        self._made = self._loop.time()
+        self._deadlines = Deadlines(self._host.patience, self._made)
+        self._session = Session(
+            encrypted=self._implicit_tls,
+            tls_offered=self._host.tls is not None,
+            plain_allowed=self._host.allow_plain or self.local,
+        )
+        self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
+        if refusal := self._host.enter(self):
+            self.end(refusal, b"" if self._implicit_tls else err("Too many sessions, try again later", "SYS/TEMP"))
+        elif self._implicit_tls:
+            self._begin_tls()
+        self._pump()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return  # see end()
+        self._received += len(data)
+        if self._tls is not None:
+            data = self._decrypt(self._tls, data)
+        self._session.receive(data)
+        if self._session.pending > MAX_PENDING and self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+        self._pump()
+
+    def eof_received(self) -> bool:
+        self._half_closed = True
+        self._pump()
+        return not self._closing  # what was asked for is still answered
+
+    def pause_writing(self) -> None:
+        self._paused = self._loop.create_future()
+        self._on_timer()
+
+    def resume_writing(self) -> None:
+        self._wake()
+        self._deadlines.active(self._loop.time())
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._lost:
+            self._lost = self._closing = True
+            self._timer.cancel()
+            self._wake()
+            if self._job is None:
+                self._release()
+
+    # What the server calls
+
+    def end(self, reason: str, reply: bytes = b"") -> None:
+        """Send the last words and close.
+
+        What the client still sends is discarded until it hangs up, for LINGER seconds at most: octets that nobody
+        reads would make the kernel send a reset, which overtakes the words.
+        """
+        if self._closing:
+            return
+        self._write([reply])
+        if self._tls is not None:
+            self._transport.write(self._tls.close())
+        self._closing = True
+        self._reason = reason
+        self._timer.cancel()
+        self._timer = self._loop.call_later(LINGER, self._on_timer)
+        if reason.startswith("quit") or not self._received or self._half_closed:
+            self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        except OSError:  # the client was faster
+            self._transport.abort()
+
+    def abort(self, reason: str) -> None:
+        """Close without another word."""
+        self._closing = True
+        self._reason = self._reason or reason
+        self._transport.abort()
+
+    def drain(self) -> None:
+        """Send strangers away; who is logged in may go on for now."""
+        if self._session.logged_in:
+            return
+        if self._job is None:
+            self.end("the server stops", err("The server stops, try again later", "SYS/TEMP"))
+        else:
+            self._job.cancel()
+            self.abort("the server stops")
+
+    @property
+    def committing(self) -> bool:
+        """Whether messages are being removed, or the maildrop is being closed, at this moment."""
+        return self._job is not None and self._session.logged_in and self._maildrop is None
+
+    # From the session's actions to octets
+
+    def _pump(self) -> None:
+        """Carry out what the session asks for until it waits, the client is slow, or it is the others' turn."""
+        out: list[bytes] = []
+        size = 0
+        for _ in range(TURN):
+            if self._waits():
+                break
+            action: bytes | Action | None = self._deferred or self._session.next()
+            self._deferred = None
+            if isinstance(action, Retrieve) and self._reader is not None:
+                action = self._reader.cached(action) or action
+            if isinstance(action, bytes):
+                out.append(action)
+                size += len(action)
+                if size < WRITE_BUFFER:
+                    continue
+            self._write(out)
+            out, size = [], 0
+            if action is None:
+                if self._half_closed:
+                    self.end("hung up")
+                break
+            if not isinstance(action, bytes):
+                self._perform(action)
+        else:
+            self._loop.call_soon(self._pump)
+        self._write(out)
+        if not self._reading and not self._closing and self._session.pending < MAX_PENDING // 2:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _waits(self) -> bool:
+        handshake = self._tls is not None and not self._tls.established
+        return self._job is not None or self._paused is not None or self._closing or handshake
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Login():
+                self._start(self._login(action))
+            case Retrieve():
+                self._start(self._retrieve(self._run(action)))
+            case Commit():
+                self._start(self._commit(action))
+            case StartTls():
+                self._begin_tls()
+            case Close():
+                self.end(action.reason)
+
+    def _write(self, out: list[bytes]) -> None:
+        if not self._lost and (data := b"".join(out)):
+            self._deadlines.active(self._loop.time())
+            if self._tls is not None:
+                data = self._tls.send(data)
+            self._written += len(data)
+            self._transport.write(data)
+
+    def _begin_tls(self) -> None:
+        """From here on nothing that comes is taken for clear text, and nothing is sent as such."""
+        context = self._host.tls
+        assert context is not None
+        self._tls = TlsLayer(context)
+
+    def _decrypt(self, tls: TlsLayer, records: bytes) -> bytes:
+        established = tls.established
+        try:
+            octets = tls.receive(records)
+        except ssl.SSLError as error:
+            event(logger, "refused", self.id, address=self.address, reason=f"TLS: {error.reason or error}")
+            self._transport.write(tls.flush())
+            self._tls = None
+            self.end("TLS failed")
+            return b""
+        if records := tls.flush():
+            self._transport.write(records)
+        if tls.established and not established:
+            self._session.tls_started()
+        self._half_closed = self._half_closed or tls.closed
+        return octets
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes time; meanwhile the session waits."""
+        self._job = self._loop.create_task(work)
+        self._job.add_done_callback(self._job_done)
+
+    def _job_done(self, job: asyncio.Task[None]) -> None:
+        self._job = None
+        if error := None if job.cancelled() else job.exception():
+            known = isinstance(error, OSError | StubmailError)
+            reason = str(error) or type(error).__name__
+            event(logger, "failed", self.id, logging.ERROR, user=self._user or None, reason=reason)
+            if not known:
+                logger.error("a defect", exc_info=error)
+            self.abort("failed")
+        if self._lost:
+            self._release()
+        else:
+            self._pump()
+
+    # What takes time
+
+    async def _login(self, action: Login) -> None:
+        attempt = Attempt(action, self.id, self.address, self.network, lambda: self._lost)
+        try:
+            user, maildrop = await self._host.door.login(attempt)
+        except Refused as refusal:
+            self._session.refuse(refusal.code, refusal.text)
+            return
+        self._user, self._maildrop = user.name, maildrop
+        self._reader = Reader(maildrop, self.id)
+        self._session.accept(maildrop)
+        self._host.logged_in(self)
+
+    def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
+        """Gather pipelined retrievals and the replies between them, to be read together."""
+        items: list[bytes | Retrieve] = [first]
+        while len(items) < RUN:
+            action = self._session.next()
+            if not isinstance(action, bytes | Retrieve):
+                self._deferred = action
+                break
+            items.append(action)
+        return items
+
+    async def _retrieve(self, items: list[bytes | Retrieve]) -> None:
+        assert self._reader is not None
+        self._reader.start(items)
+        while not self._reader.done and not self._lost:
+            self._write([await self._loop.run_in_executor(self._host.mail, self._reader.read)])
+            if self._paused is not None:
+                await self._paused
+
+    async def _commit(self, action: Commit) -> None:
+        assert self._maildrop is not None
+        maildrop, self._maildrop, self._reader = self._maildrop, None, None
+        try:
+            await self._loop.run_in_executor(self._host.mail, _update, maildrop, action.numbers)
+        except (StubmailError, OSError) as error:
+            event(logger, "failed", self.id, logging.ERROR, user=self._user, what="deletion", reason=error)
+            self._session.committed(False)
+        else:
+            self._session.committed(True)
+
+    async def _unlock(self, maildrop: Maildrop) -> None:
+        await self._loop.run_in_executor(self._host.mail, maildrop.close)
+
+    # Ends
+
+    def _wake(self) -> None:
+        if self._paused is not None:
+            self._paused.set_result(None)
+            self._paused = None
+
+    def _on_timer(self) -> None:
+        self._timer.cancel()
+        unsent = self._transport.get_write_buffer_size()
+        if self._closing and not unsent:
+            self.abort("")
+            return
+        reason, again = self._deadlines.check(
+            self._loop.time(),
+            logged_in=self._session.logged_in,
+            busy=self._job is not None,
+            written=self._written,
+            unsent=unsent,
+        )
+        if reason:
+            self.abort(reason)  # RFC 1939 §3: without a reply, without removing messages
+        else:
+            self._timer = self._loop.call_at(again, self._on_timer)
+
+    def _release(self) -> None:
+        """Let go of the maildrop, then of everything."""
+        if self._maildrop is not None:
+            maildrop, self._maildrop = self._maildrop, None
+            self._start(self._unlock(maildrop))
+            return
+        statistics = self._session.statistics
+        event(
+            logger,
+            "ended",
+            self.id,
+            user=self._user or None,
+            address=self.address,
+            tls=self._session.encrypted,
+            reason=self._reason or "connection lost",
+            retr=f"{statistics.retrieved}/{statistics.retrieved_octets}",
+            top=statistics.tops,
+            dele=f"{statistics.deleted}/{statistics.messages}",
+            size=statistics.octets,
+            received=self._received,
+            sent=self._written,
+            seconds=f"{self._loop.time() - self._made:.3f}",
+        )
+        self._host.leave(self)
+
+
+def _update(maildrop: Maildrop, numbers: list[int]) -> None:
+    """Enter the UPDATE state: remove the marked messages, and unlock the maildrop in any case (RFC 1939 §6)."""
+    try:
+        if numbers:
+            maildrop.commit(numbers)
+    finally:
+        maildrop.close()

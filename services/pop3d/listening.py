@@ -1,0 +1,32 @@
+"""Listening sockets, bound before anything else begins, so that a port in use is one sentence and an exit status."""
+
+import socket
+
+from stubmail.cli import listening_error
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return a bound socket for each address that ``host`` has; port 0 takes any. Raises Exit."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            bound = socket.socket(family, kind, protocol)
+            sockets.append(bound)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(address)
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        raise listening_error(error, host, port) from error
+    return sockets
+
+
+def name_of(bound: socket.socket) -> str:
+    """Return ADDRESS:PORT of a bound socket, with the port that was really taken."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,44 @@
+"""What a maildrop must offer to be served, whatever its format."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from services.pop3d.actions import Listing
+from stubmail.errors import TemporaryError
+
+
+class InUse(TemporaryError):
+    """Another session has the maildrop open (RFC 1939 §4: an exclusive-access lock for the session's length)."""
+
+    def __init__(self) -> None:
+        super().__init__("4.2.0", "another session has the maildrop open")
+
+
+class Maildrop(Listing, Protocol):
+    """An open maildrop, locked against other sessions until it is closed.
+
+    It shows what was there when it was opened. All methods block, and may be called from any thread, by one at a time.
+    """
+
+    def content(self, number: int) -> Iterator[bytes]:
+        """Yield message ``number``, from 1, in pieces: lines that end with CRLF, not byte-stuffed.
+
+        Raises TemporaryError when the message is not there any more, or not as it was. When pieces have been sent by
+        then, the reply must not be ended as if the message were whole.
+        """
+
+    def commit(self, numbers: Sequence[int]) -> None:
+        """Remove these messages durably, and nothing that was delivered since. Raises TemporaryError: none removed."""
+
+    def close(self) -> None:
+        """Let the next session in. Closing twice is no error."""
+
+
+class Location(Protocol):
+    """Where a maildrop is; nothing is opened yet."""
+
+    def open(self) -> Maildrop:
+        """Lock the maildrop and look at it. Raises InUse, TemporaryError, PermanentError or OSError."""
+
+    def check(self) -> None:
+        """Raise PermanentError with one sentence when ``open`` would fail for reasons that waiting does not mend."""

@@ -1,0 +1,27 @@
+"""[pop3d] of stub.conf."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stubmail.settings import setting
+
+
+@dataclass(frozen=True)
+class Pop3d:
+    """Where to listen, for whom, and how patiently."""
+
+    users: Path = setting(doc="the users file (TOML), with password and maildrop of each account")
+    listen: str = setting("127.0.0.1:110", "HOST:PORT for POP3 in the clear, with STLS; empty for none")
+    tls_listen: str = setting("", "HOST:PORT for POP3 under TLS from the first byte, usually port 995; empty for none")
+    tls_cert: Path | None = setting(None, "the certificate and its chain (PEM), for tls_listen and STLS")
+    tls_key: Path | None = setting(None, "the certificate's private key (PEM)")
+    allow_plain: bool = setting(False, "take passwords without TLS from other machines too")
+    login_seconds: float = setting(60.0, "how long a client has to log in, from connection on")
+    idle_seconds: float = setting(600.0, "how long a session may be idle after login; 600 is the least, RFC 1939 §3")
+    write_seconds: float = setting(120.0, "how long a client may take nothing of what is sent to it")
+    drain_seconds: float = setting(5.0, "how long sessions may go on after SIGTERM")
+    sessions: int = setting(4000, "how many sessions at a time; each open mailbox needs two or three descriptors")
+    sessions_per_address: int = setting(50, "how many from one address (IPv6: one /64), this machine excepted")
+    failure_delay_seconds: float = setting(0.25, "the delay after a first wrong password; it doubles with each")
+    failure_delay_longest: float = setting(5.0, "the longest such delay, in seconds")
+    threads: int = setting(16, "how many mailboxes are read or written at a time")

@@ -1,0 +1,109 @@
+"""Octets of the protocol: lines and commands from the client, status lines to it (RFC 1939 §3, RFC 2449 §4)."""
+
+from typing import NamedTuple
+
+MAX_LINE = 255  # octets of a command with its CRLF, RFC 2449 §4
+MAX_RESPONSE = 12_288  # octets of an AUTH command or of a line that answers a challenge, RFC 5034 §4
+MAX_DIGITS = 10  # of a message number or a count of lines: no maildrop comes near
+
+
+class WireError(Exception):
+    """What the client sent is not a command in the grammar; the text may be told to it."""
+
+
+class LineTooLong(WireError):
+    """The line is over its limit: what follows cannot be told from a command, so the session must end."""
+
+
+class Command(NamedTuple):
+    """One command line: the keyword in capitals, and all that followed the first space, as it came."""
+
+    keyword: bytes
+    argument: bytes
+
+
+class LineBuffer:
+    """Cuts what arrives into lines; holds no more than the caller feeds."""
+
+    __slots__ = ("_data", "_searched", "_start")
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._start = 0  # of the first line not yet taken
+        self._searched = 0  # no line feed is before this offset
+
+    def __len__(self) -> int:
+        """Return how many octets wait."""
+        return len(self._data) - self._start
+
+    def feed(self, data: bytes) -> None:
+        """Add what arrived."""
+        self._data += data
+
+    def starts_with(self, keyword: bytes) -> bool:
+        """Tell whether the next line begins with ``keyword``, given in capitals."""
+        return self._data[self._start : self._start + len(keyword)].upper() == keyword
+
+    def take(self, limit: int) -> bytes | None:
+        """Return the next line without its end, or None while it is not whole.
+
+        The end is CRLF; a bare LF is taken for one, as a person on a terminal sends it. Raises LineTooLong as soon as
+        the line cannot be ``limit`` octets or less, end included.
+        """
+        end = self._data.find(b"\n", self._searched)
+        length = (end + 1 if end >= 0 else len(self._data) + 1) - self._start
+        if length > limit:
+            raise LineTooLong("Line too long")
+        if end < 0:
+            self._searched = len(self._data)
+            return None
+        line = bytes(self._data[self._start : end])
+        self._start = self._searched = end + 1
+        if self._start == len(self._data) or self._start > 65_536:
+            del self._data[: self._start]
+            self._start = self._searched = 0
+        return line.removesuffix(b"\r")
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._data.clear()
+        self._start = self._searched = 0
+
+
+def parse_command(line: bytes) -> Command:
+    """Split a line at its first space. Any octets are a command; whether it exists is the session's to say."""
+    keyword, _, argument = line.partition(b" ")
+    return Command(keyword.upper(), argument)
+
+
+def parse_numbers(argument: bytes, least: int, most: int) -> list[int]:
+    """Parse from ``least`` to ``most`` decimal numbers, one space between them, trailing spaces ignored.
+
+    ASCII digits alone make a number: ``+1``, ``1_0`` and other scripts' digits are refused. Raises WireError.
+    """
+    words = argument.rstrip(b" ").split(b" ") if argument.strip(b" ") else []
+    if len(words) < least:
+        raise WireError("An argument is missing")
+    if len(words) > most:
+        raise WireError("Too many arguments")
+    for word in words:
+        if not word.isdigit():  # of bytes: ASCII only
+            raise WireError("The argument must be a number")
+        if len(word) > MAX_DIGITS:
+            raise WireError("The number is too large")
+    return [int(word) for word in words]
+
+
+def ok(text: str = "") -> bytes:
+    """Return a positive status line."""
+    return f"+OK {text}\r\n".encode() if text else b"+OK\r\n"
+
+
+def err(text: str, code: str = "") -> bytes:
+    """Return a negative status line, with a response code (RFC 2449 §8, RFC 3206) where one applies."""
+    return f"-ERR [{code}] {text}\r\n".encode() if code else f"-ERR {text}\r\n".encode()
+
+
+def retrieved(octets: int) -> bytes:
+    """Return the status line of RETR; the message follows."""
+    return ok(f"{octets} octets")
