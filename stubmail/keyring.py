@@ -1,62 +1,272 @@
 """The keyring: a GnuPG home that the user may manage with gpg itself, and the final authority on who is who."""
 
+import fcntl
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import gnupg
+
+from stubmail import log
 from stubmail.address import Address
-from stubmail.errors import PermanentError
-from stubmail.openpgp import Certificate, Identity
+from stubmail.errors import Exit, PermanentError, TemporaryError
+from stubmail.openpgp import Certificate, Identity, OpenPGPError
+from stubmail.openpgp.agent import AgentIdentity
+from stubmail.openpgp.certificate import split_certificates
+from stubmail.openpgp.gnupg import OPTIONS, PROGRAM, TIMEOUT, GnuPG, check_passphrase, missing
+from stubmail.openpgp.packets import read_packets
+from stubmail.openpgp.unlocked import UnlockedIdentity
+
+MAX_HOME = 86  # octets; the agent's socket is in there, and a socket's path has 108 at most
+MAX_EXPORT_PACKETS = 4_000_000  # of a whole keyring
+
+# Whatever gpg changes when keys, their trust or the secret keys change; public-keys.d is keyboxd's.
+_WATCHED = (
+    *("pubring.kbx", "pubring.gpg", "public-keys.d/pubring.db", "public-keys.d/pubring.db-wal"),
+    *("trustdb.gpg", "private-keys-v1.d"),
+)
+_UNNAMABLE = frozenset("<>@()")  # in a user ID's name these would read as a comment or an address
+
+logger = logging.getLogger("keyring")
 
 
 class KeyConflict(PermanentError):
     """Another certificate is already there for the address; the keyring never replaces one."""
 
     def __init__(self, address: str, present: str, offered: str) -> None:
-        super().__init__("5.7.5", f"the keyring already has key {present} for {address}; {offered} was not imported")
+        super().__init__(
+            "5.7.5", f"the keyring already has key {present} for {address}, which {offered} cannot replace"
+        )
         self.address = address
         self.present = present
         self.offered = offered
 
 
+@dataclass
+class _Contents:
+    """What was in the keyring at one time."""
+
+    stamp: tuple[tuple[int, int, int] | None, ...] = ()
+    certificates: dict[str, Certificate] = field(default_factory=dict)  # by primary fingerprint
+    own: frozenset[str] = frozenset()
+    disabled: frozenset[str] = frozenset()
+
+    def enabled(self) -> list[Certificate]:
+        """The certificates that the user has not disabled."""
+        return [certificate for name, certificate in self.certificates.items() if name not in self.disabled]
+
+
 class Keyring:
-    """The keys in one GnuPG home; read again whenever gpg or anyone else has changed them."""
+    """The keys in one GnuPG home; read again whenever gpg or anyone else has changed them. Thread-safe."""
 
     def __init__(self, home: Path) -> None:
-        """Use the GnuPG home directory ``home``, made when it is missing.
+        """Use the GnuPG home directory ``home``, which is made when it is missing.
 
         Raises Exit when gpg is not installed or the path is too long for the agent's socket.
         """
-        self.home = home
+        self.home = home.expanduser().absolute()
+        if len(os.fsencode(self.home)) > MAX_HOME:
+            text = f"the GnuPG home {self.home} has more than {MAX_HOME} characters, too many for gpg-agent's socket"
+            raise Exit(os.EX_CONFIG, text)
+        if shutil.which(PROGRAM) is None:
+            raise missing()
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._gnupg = GnuPG(self.home)
+        self._mutex = threading.RLock()
+        self._contents = _Contents()
 
     def identity(self, address: Address, passphrase: str = "") -> Identity:
-        """Return our own key for ``address``, unlocked. Raises PermanentError."""
-        raise NotImplementedError
+        """Return our own key for ``address`` (or its base address), ready for use.
+
+        Raises OpenPGPError when it is expired, revoked or not unlocked by the passphrase (an empty one leaves a
+        protected key to gpg-agent), PermanentError when there is no such key.
+        """
+        certificate = self.export(address)
+        if problem := certificate.signing_problem(datetime.now(UTC)):
+            raise OpenPGPError(problem, f"our own key {certificate.fingerprint} for {address} is {problem}")
+        result = self._gnupg.run("--export-secret-keys", certificate.fingerprint, passphrase=passphrase)
+        if result.output and not result.code:
+            try:
+                return UnlockedIdentity(certificate, result.output, passphrase, self._gnupg)
+            except OpenPGPError as error:
+                log.event(logger, "left to gpg", certificate.fingerprint, level=logging.DEBUG, reason=error.text)
+        elif passphrase:
+            check_passphrase(result)
+        agent = AgentIdentity(certificate, self._gnupg, passphrase or None)
+        agent.sign(b"")  # better now than with the first message
+        return agent
 
     def find(self, address: Address) -> Certificate | None:
         """Return the certificate for an address: exact before its base address, usable before not, then the newest."""
-        raise NotImplementedError
+        return _best(self._read().enabled(), address)
 
     def by_fingerprint(self, fingerprint: str) -> Certificate | None:
-        """Return the certificate with this fingerprint, of its primary key or of a subkey, in any case.
+        """Return the certificate with this fingerprint, of its primary key or else of a subkey, in any case of letters.
 
-        A long key id (16 hex digits) will do when only one certificate has it.
+        A long key ID (16 hex digits), which can be forged, will do only when just one certificate has it; so will a
+        subkey's fingerprint, since anyone can hang another's subkey under his own key. Whoever verifies with what
+        this returns learns whether the subkey really belongs there.
         """
-        raise NotImplementedError
+        name = fingerprint.upper()
+        enabled = self._read().enabled()
+        if len(name) != 16:
+            for certificate in enabled:
+                if certificate.fingerprint == name:
+                    return certificate
+        found = [
+            certificate for certificate in enabled if any(_names(name, key) for key in certificate.key_fingerprints)
+        ]
+        return found[0] if len(found) == 1 else None
 
     def correspondents(self) -> dict[str, list[Certificate]]:
         """Return everyone else's certificates by Address.key; certificates of our own secret keys are left out."""
-        raise NotImplementedError
+        contents = self._read()
+        result: dict[str, list[Certificate]] = {}
+        for certificate in contents.enabled():
+            if certificate.fingerprint not in contents.own:
+                for key in sorted(certificate.addresses):
+                    result.setdefault(key, []).append(certificate)
+        return result
 
     def add(self, certificate: Certificate) -> bool:
         """Import a certificate; True when it is new, False when that fingerprint is already there (nothing changes).
 
-        Raises KeyConflict when another certificate for one of its addresses is there.
+        Raises KeyConflict when another certificate for one of its addresses is there, usable or not, OpenPGPError when
+        it names no address or gpg cannot use it.
         """
-        raise NotImplementedError
+        if not certificate.addresses:
+            raise OpenPGPError("malformed", f"the certificate {certificate.fingerprint} names no mail address")
+        with self._exclusive():
+            present = self._read().certificates
+            if certificate.fingerprint in present:
+                return False
+            for other in present.values():
+                for key in sorted(other.addresses & certificate.addresses):
+                    raise KeyConflict(key, other.fingerprint, certificate.fingerprint)
+            self._wrapper().import_keys(certificate.data)
+            if certificate.fingerprint not in self._read().certificates:
+                raise OpenPGPError("unsupported", f"gpg cannot use the certificate {certificate.fingerprint}")
+            return True
 
     def generate(self, address: Address, name: str, passphrase: str = "") -> Certificate:
-        """Make an ed25519/cv25519 key that does not expire, for ``name <address>``, and return its certificate."""
-        raise NotImplementedError
+        """Make an ed25519/cv25519 key that does not expire, for ``name <address>``, and return its certificate.
+
+        Raises KeyConflict when there is a key for the address, PermanentError when gpg cannot make one.
+        """
+        if not name.isprintable() or _UNNAMABLE & set(name):
+            raise PermanentError("5.7.5", "the name on a key must be printable, without brackets or @")
+        if not passphrase.isprintable() or passphrase != passphrase.strip():
+            raise PermanentError("5.7.5", "a passphrase must be printable, without blanks around it")
+        with self._exclusive():
+            for other in self._read().certificates.values():
+                if address.key in other.addresses:
+                    raise KeyConflict(address.key, other.fingerprint, "a new key")
+            result = self._wrapper().gen_key(_parameters(address, name.strip(), passphrase))
+            certificate = self._read().certificates.get(result.fingerprint or "")
+        if certificate is None:
+            raise PermanentError("5.7.5", f"gpg could not make a key for {address}")
+        return certificate
 
     def export(self, address: Address) -> Certificate:
-        """Return our own certificate for ``address``, to publish. Raises PermanentError when there is none."""
-        raise NotImplementedError
+        """Return our own certificate for ``address`` (or its base address). Raises PermanentError."""
+        contents = self._read()
+        own = _best((found for found in contents.enabled() if found.fingerprint in contents.own), address)
+        if own is None:
+            raise PermanentError("5.7.5", f"there is no secret key for {address} in {self.home}")
+        return own
+
+    def _read(self) -> _Contents:
+        with self._mutex:
+            stamp = tuple(_stamp(self.home / name) for name in _WATCHED)
+            if stamp != self._contents.stamp:
+                self._contents = self._load(stamp)
+            return self._contents
+
+    def _load(self, stamp: tuple[tuple[int, int, int] | None, ...]) -> _Contents:
+        listed = self._list("--list-keys", "pub")
+        own = self._list("--list-secret-keys", "sec")
+        exported = self._gnupg.run("--export-options", "no-export-attributes", "--export").output if listed else b""
+        groups = split_certificates(read_packets(exported, MAX_EXPORT_PACKETS))
+        if len(groups) < len(listed):
+            raise TemporaryError("4.3.0", f"gpg cannot export the keys in {self.home}")
+        certificates = {}
+        for group in groups:
+            try:
+                certificate = Certificate.from_packets(group)
+            except OpenPGPError as error:
+                log.event(logger, "passed over", level=logging.WARNING, reason=error.text)
+                continue
+            certificates[certificate.fingerprint] = certificate
+        disabled = frozenset(name for name, capabilities in listed.items() if "D" in capabilities)
+        return _Contents(stamp, certificates, frozenset(own), disabled)
+
+    def _list(self, command: str, record: str) -> dict[str, str]:
+        """Return, by fingerprint, the capabilities of every key that ``command`` lists; "D" is for disabled."""
+        result = self._gnupg.run("--with-colons", "--fixed-list-mode", command)
+        if result.code:
+            raise TemporaryError("4.3.0", f"gpg cannot read the keyring in {self.home}")
+        found = {}
+        capabilities = None
+        for line in result.output.split(b"\n"):  # user IDs are in there, their line feeds and colons escaped
+            fields = line.decode("utf-8", "replace").split(":")
+            if fields[0] == record and len(fields) > 11:
+                capabilities = fields[11]
+            elif fields[0] == "fpr" and capabilities is not None:
+                found[fields[9]] = capabilities
+                capabilities = None
+        return found
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other processes of ours from changing the keyring between a look and a change."""
+        with self._mutex, (self.home / ".stubmail.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _wrapper(self) -> Any:
+        """Return a python-gnupg on this home, whose every process ends within TIMEOUT."""
+        wrapper = gnupg.GPG(gpgbinary=PROGRAM, gnupghome=str(self.home), options=list(OPTIONS))
+        wrapper.encoding = "utf-8"
+        plain = wrapper.make_args
+        limit = ["timeout", "--kill-after=5", f"{TIMEOUT:.0f}"]  # the one in coreutils
+        wrapper.make_args = lambda arguments, passphrase: [*limit, *plain(arguments, passphrase)]
+        return wrapper
+
+
+def _best(certificates: Iterable[Certificate], address: Address) -> Certificate | None:
+    now = datetime.now(UTC)
+    candidates = list(certificates)
+    for key in dict.fromkeys([address.key, address.base.key]):
+        found = [certificate for certificate in candidates if key in certificate.addresses]
+        if found:
+            return max(found, key=lambda certificate: (certificate.problem(now) is None, certificate.created))
+    return None
+
+
+def _names(name: str, fingerprint: str) -> bool:
+    key_id = fingerprint[-16:] if len(fingerprint) == 40 else fingerprint[:16]  # RFC 9580 §5.5.4
+    return name in (fingerprint, key_id)
+
+
+def _parameters(address: Address, name: str, passphrase: str) -> str:
+    """Return gpg's parameters for unattended key generation; every value is known to be one line."""
+    lines = ["Key-Type: EDDSA", "Key-Curve: ed25519", "Key-Usage: sign"]
+    lines += ["Subkey-Type: ECDH", "Subkey-Curve: cv25519", "Subkey-Usage: encrypt", "Expire-Date: 0"]
+    lines += [f"Name-Real: {name}"] if name else []
+    lines += [f"Name-Email: {address}", f"Passphrase: {passphrase}" if passphrase else "%no-protection", "%commit", ""]
+    return "\n".join(lines)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,24 +1,25 @@
-"""Identities: our own secret keys, unlocked, and what they do with messages."""
+"""Identities: our own secret keys, ready for use, whichever engine can use them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Self
 
 from stubmail.openpgp.certificate import Certificate
+from stubmail.openpgp.errors import OpenPGPError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unsealed:
-    """What came out of a sealed message: the octets, who signed them (whole primary fingerprint), and when."""
+    """What came out of a sealed message: its text, and the whole fingerprint of the certificate that signed it."""
 
     data: bytes
     signer: str
-    signed_at: datetime
 
 
 class Identity(ABC):
-    """A secret key of our own, ready for use."""
+    """A secret key of our own, ready for use. Usable from several threads."""
 
     def __init__(self, certificate: Certificate) -> None:
         self.certificate = certificate
@@ -36,7 +37,8 @@ class Identity(ABC):
     def seal(self, data: bytes, recipients: Sequence[Certificate]) -> bytes:
         """Sign ``data``, encrypt it to every recipient, and return the binary message, never compressed.
 
-        ``gpg --decrypt`` opens it. Raises OpenPGPError when a recipient is revoked, expired or cannot encrypt.
+        It begins with one PKESK packet for each recipient, in their order. ``gpg --decrypt`` opens it. Raises
+        OpenPGPError when a recipient is revoked, expired or cannot encrypt.
         """
 
     @abstractmethod
@@ -45,8 +47,23 @@ class Identity(ABC):
 
     @abstractmethod
     def unseal(self, data: bytes, certificate_of: Callable[[str], Certificate | None], max_size: int) -> Unsealed:
-        """Decrypt a message and verify who signed it. Raises OpenPGPError for anything but one valid signature.
+        """Decrypt a message and verify who signed it. Raises OpenPGPError unless one usable certificate did.
 
-        ``certificate_of`` gets the fingerprint or long key id that the signature names, of a primary key or a subkey,
-        and returns the certificate to verify with. ``max_size`` bounds the plain text, in octets.
+        ``certificate_of`` gets the fingerprint or long key ID that a signature names (upper-case hex), of a primary key
+        or of a subkey, and returns the certificate to verify with. ``max_size`` bounds the text, in octets.
         """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up what the identity holds besides memory. It can be used again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def check_usable(self) -> None:
+        """Raise OpenPGPError when our own key is revoked or expired: nobody would believe its signatures."""
+        if problem := self.certificate.signing_problem(datetime.now(UTC)):
+            raise OpenPGPError(problem, f"our own key {self.fingerprint} is {problem}")
