@@ -7,6 +7,7 @@ import ipaddress
 import random
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import dns.rdatatype
 from dns.rdatatype import RdataType
@@ -31,7 +32,9 @@ from stubmail.dns.records import (
     Target,
 )
 from stubmail.errors import PermanentError, TemporaryError
+from stubmail.settings import ConfigError, Dns
 
+DNS_PORT = 53
 CACHE_SIZE = 4096  # answers; a few hundred octets each
 MAX_ADDRESSES = 8  # of each family for one host; the rest is not tried
 
@@ -57,6 +60,18 @@ class Resolver:
         self._allow_private = allow_private
         self._cache: TtlCache[tuple[str, RdataType], Answer] = TtlCache(CACHE_SIZE, clock)
         self._rng = rng or random.SystemRandom()
+
+    @classmethod
+    def from_settings(cls, options: Dns) -> "Resolver":
+        """Return the resolver that [dns] of stub.conf asks for. Raises ConfigError."""
+        nameserver: tuple[str, int] | None = None
+        if options.resolver:
+            try:
+                place = urlsplit(f"//{options.resolver}")
+                nameserver = place.hostname or "", place.port or DNS_PORT
+            except ValueError as error:
+                raise ConfigError(f"[dns] resolver: {options.resolver!r} is not ADDRESS:PORT") from error
+        return cls(nameserver, timeout=options.timeout_seconds, allow_private=options.allow_private)
 
     def discover(self, domain: str) -> StubDomain | None:
         """Return what ``domain`` offers, or None when DNS says with authority that it offers no stub mail.
