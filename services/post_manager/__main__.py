@@ -1,0 +1,78 @@
+"""The `post_manager` command: looks at everything first, then runs the HTTP and the UDP process as one service."""
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from services.post_manager import directory, notifier, service
+from services.post_manager.export import export
+from services.post_manager.policy import load_accounts
+from services.post_manager.settings import PostManager
+from services.post_manager.storage.database import sqlite_path
+from stubmail import cli, log, wsgi
+from stubmail.supervisor import Child, supervise
+
+DRAIN_SECONDS = 35.0  # gunicorn gives requests in flight 30
+
+_log = logging.getLogger("post_manager")
+
+_EPILOG = """\b
+Examples:
+  post_manager --config stub.conf
+  post_manager --check
+  post_manager export 00112233445566778899aabbccddeeff | gpg --decrypt
+
+\b
+The accounts file (TOML), read again on SIGHUP:
+  [accounts.alice]
+  address = "alice@alpha.example"
+  fingerprint = "…"                 the whole one, 40 or 64 hex digits
+  quota_posts = 10000               and quota_bytes, max_post, lifetime_days, if need be
+"""
+
+
+@click.group("post_manager", epilog=_EPILOG, invoke_without_command=True)
+@cli.common_options
+@click.pass_context
+@cli.one_sentence
+def main(context: click.Context, config: Path, check: bool, verbose: bool) -> None:
+    """Keep a domain's mail, encrypted, until its recipients fetch it."""
+    log.setup(verbose)
+    section, host = service.read(config)
+    context.obj = section
+    if context.invoked_subcommand is not None:
+        return
+    accounts = load_accounts(section.accounts, section.terms)
+    incoming = directory.open_directory(section.spool)
+    service.open_database(section, 1, prepare=True).close()
+    _try_addresses(section)
+    if check:
+        database = sqlite_path(section.database_url) or "the database server"
+        click.echo(f"{host}: {len(accounts)} accounts, {database} is good, {section.listen} is free")
+        return
+    if leftovers := directory.clean(incoming):
+        log.event(_log, "cleaned", directory=incoming, files=leftovers)
+    sys.exit(supervise(_children(section, config, verbose), drain_seconds=DRAIN_SECONDS))
+
+
+def _try_addresses(section: PostManager) -> None:
+    """Find out now, and not in a child that has just started, whether both addresses can be bound."""
+    wsgi.bind(*cli.parse_listen(section.listen)).close()
+    if section.udp:
+        notifier.bind(*cli.parse_listen(section.udp_listen)).close()
+
+
+def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
+    options = ["--config", str(config), *(["-v"] if verbose else [])]
+    modules = {"http": "services.post_manager.server"}
+    if section.udp:
+        modules["udp"] = "services.post_manager.notifier"
+    return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
+
+
+main.add_command(export)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Who may come in: the checks before any work is done, the cheap ones first (protocol.md §4.3)."""
+
+import hmac
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.post_manager.multipart import MAX_FRAME, Parts
+from services.post_manager.rate import Buckets
+from services.post_manager.storage import sessions
+from services.post_manager.storage.database import Database
+from services.post_manager.upload import open_upload
+from stubmail.limits import network
+from stubmail.openpgp import Certificate, OpenPGPError, verify
+from stubmail.request import (
+    CLOCK_SKEW,
+    MAX_CERTIFICATE,
+    MAX_REQUEST,
+    MAX_SIGNATURE,
+    OPEN,
+    STORE,
+    Refusal,
+    Request,
+    mac,
+)
+
+MAC_SIZE = 32
+_MAX_SMALL = MAX_REQUEST + MAX_SIGNATURE + MAX_CERTIFICATE + 4 * MAX_FRAME  # octets of all requests but ``store``
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An authentic request: whose it is, and for an ``open`` the certificate that signed it."""
+
+    request: Request
+    fingerprint: str
+    address: str
+    certificate: Certificate | None = None
+
+
+class Gate:
+    """Lets authentic requests for this store pass, each once. For all threads of a process."""
+
+    def __init__(
+        self,
+        host: str,
+        database: Database,
+        incoming: Path,
+        clock: Callable[[], float],
+        *,
+        by_network: Buckets,
+        by_client: Buckets,
+    ) -> None:
+        self._host = host
+        self._database = database
+        self._incoming = incoming
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._by_network = by_network
+        self._by_client = by_client
+
+    def admit(self, parts: Parts, remote: str) -> Admitted:
+        """Check a request whose method, media type and length were found good; ``remote`` is the peer's address.
+
+        Of a ``store`` the further parts are left to be read; any other body has been read to its end. Raises Refusal
+        with the code of the first check that fails, and StorageError.
+        """
+        length = parts.unread
+        data = _named(parts, "request", MAX_REQUEST)
+        request = Request.from_wire(data)
+        proof = _named(parts, "signature" if request.op == OPEN else "mac", MAX_SIGNATURE)
+        self._check_shape(request, length, parts)
+        certificate = self._receive_certificate(request, parts) if request.op == OPEN else None
+        if request.host != self._host:
+            raise Refusal("wrong-host", "this store has another name")
+        now = int(self._clock())
+        self._check_time(request.time, now)
+        client, nonce = request.session or request.fingerprint, bytes.fromhex(request.nonce)
+        session = self._check_nonce(request, client, nonce, now)
+        self._check_rate(network(remote), client, now)
+        if certificate is not None:
+            admitted = self._check_signature(request, data, proof, certificate)
+        else:
+            admitted = self._check_mac(request, data, proof, session)
+        # Only now: nobody can burn another's nonce, or use up his rate.
+        if not sessions.remember_nonce(self._database, client, nonce, now):
+            raise _replayed()
+        with self._lock:
+            self._by_client.take(client, now)
+        return admitted
+
+    def _check_shape(self, request: Request, length: int, parts: Parts) -> None:
+        """The frame as far as the request's JSON tells it."""
+        total = sum(part.size for part in request.parts)
+        if request.op == STORE:
+            if total > length:
+                raise Refusal("malformed", "the further parts are larger than the body")
+            return
+        if length > _MAX_SMALL or total > MAX_CERTIFICATE:
+            raise Refusal("too-large", f"a request for {request.op} may have {_MAX_SMALL} octets")
+        if len(request.parts) != (request.op == OPEN):
+            raise Refusal("malformed", f"a request for {request.op} has another number of parts")
+        if request.op != OPEN:
+            parts.end()
+
+    def _receive_certificate(self, request: Request, parts: Parts) -> bytes:
+        with open_upload(self._incoming) as upload:
+            return upload.receive(parts, "certificate", request.parts)[0].read()
+
+    def _check_time(self, time: int, now: int) -> None:
+        off = time - now
+        if abs(off) > CLOCK_SKEW:
+            text = f"your clock is {abs(off)} seconds {'fast' if off > 0 else 'slow'}, {CLOCK_SKEW} are allowed"
+            raise Refusal("clock-skew", text)
+
+    def _check_nonce(self, request: Request, client: str, nonce: bytes, now: int) -> sessions.Session | None:
+        """Refuse a replay; return the session, which only a later check asks for, with the same read."""
+        with self._database.read() as connection:
+            if sessions.nonce_seen(connection, client, nonce):
+                raise _replayed()
+            if request.op == OPEN:
+                return None
+            return sessions.find_session(connection, bytes.fromhex(request.session), now)
+
+    def _check_rate(self, peer: str, client: str, now: float) -> None:
+        with self._lock:
+            delay = max(self._by_network.delay(peer, now), self._by_client.delay(client, now))
+            self._by_network.take(peer, now)
+        if delay:
+            raise Refusal("rate", f"too many requests; try again in {delay} seconds", retry_after=delay)
+
+    def _check_signature(self, request: Request, data: bytes, signature: bytes, binary: bytes) -> Admitted:
+        if request.address is None:
+            raise Refusal("malformed", "an open names an address")
+        try:
+            certificate = Certificate.parse(binary)
+        except OpenPGPError as error:
+            raise Refusal("certificate", f"the certificate cannot be used: {error.text}") from error
+        if certificate.fingerprint != request.fingerprint:
+            raise Refusal("certificate", "the certificate has another fingerprint")
+        if request.address.key not in certificate.addresses:
+            raise Refusal("certificate", "the certificate has no valid user ID with that address")
+        try:
+            verify(data, signature, certificate)
+        except OpenPGPError as error:
+            raise Refusal("signature", "the signature is not good") from error
+        return Admitted(request, request.fingerprint, str(request.address), certificate)
+
+    def _check_mac(self, request: Request, data: bytes, proof: bytes, session: sessions.Session | None) -> Admitted:
+        if session is None:
+            raise Refusal("session", "there is no such session; open a new one")
+        if not hmac.compare_digest(proof, mac(session.secret, data)):
+            raise Refusal("mac", "the MAC is not good")
+        return Admitted(request, session.fingerprint, session.address)
+
+
+def _named(parts: Parts, name: str, most: int) -> bytes:
+    if parts.begin() != name:
+        raise Refusal("malformed", f"the part {name} is not where it belongs")
+    return parts.read(most)
+
+
+def _replayed() -> Refusal:
+    return Refusal("replayed", "that nonce was used before")

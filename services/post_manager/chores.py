@@ -1,0 +1,71 @@
+"""What time does: posts expire, tombstones go, old sessions, cookies and nonces are forgotten."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sqlalchemy import update
+
+from services.post_manager.storage import outbox, sessions
+from services.post_manager.storage.database import Conflict, Database, StorageError
+from services.post_manager.storage.schema import chores, cookies, nonces
+from services.post_manager.storage.schema import sessions as session_table
+from stubmail.log import event
+from stubmail.request import NONCE_LIFETIME
+
+EVERY = 60  # seconds
+WAKE = 10.0  # seconds; how often a process looks whether it is its turn
+
+_log = logging.getLogger("post_manager.chores")
+
+
+class Chores:
+    """Does the chores that are due, whoever of all processes and replicas comes first."""
+
+    def __init__(self, database: Database, clock: Callable[[], float], tombstone: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._tombstone = tombstone
+        self._tasks: dict[str, Callable[[int], int]] = {
+            "posts": self._expire,
+            "tombstones": lambda now: outbox.forget(database, now),
+            "sessions": lambda now: sessions.forget(database, session_table, now),
+            "cookies": lambda now: sessions.forget(database, cookies, now - sessions.COOKIE_SECONDS),
+            "nonces": lambda now: sessions.forget(database, nonces, now - NONCE_LIFETIME),
+        }
+        self._stop = threading.Event()
+
+    def run_due(self) -> None:
+        """Do each chore that nobody has done for a while, in small transactions. Raises StorageError."""
+        now = int(self._clock())
+        for name, task in self._tasks.items():
+            if self._take(name, now):
+                while task(now) and not self._stop.is_set():
+                    pass
+
+    def run_forever(self) -> None:
+        """Look every few seconds whether something is due, until ``stop``; errors are logged, and tried again."""
+        while not self._stop.wait(WAKE):
+            try:
+                self.run_due()
+            except (StorageError, Conflict) as error:
+                event(_log, "failed", level=logging.WARNING, error=error)
+
+    def stop(self) -> None:
+        """End ``run_forever`` soon."""
+        self._stop.set()
+
+    def _take(self, name: str, now: int) -> bool:
+        with self._database.read() as connection:
+            due = connection.execute(chores.select().where(chores.c.name == name)).one().due
+        if due > now:
+            return False
+        with self._database.write(durable=False) as connection:
+            claim = update(chores).where(chores.c.name == name, chores.c.due == due).values(due=now + EVERY)
+            return connection.execute(claim).rowcount == 1
+
+    def _expire(self, now: int) -> int:
+        expired = outbox.expire(self._database, now, self._tombstone)
+        for post_id in expired:
+            event(_log, "expired", post_id.hex())
+        return len(expired)

@@ -1,0 +1,198 @@
+"""What each operation does, once a request is admitted (protocol.md §5)."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.post_manager import delivery
+from services.post_manager.admission import Admitted
+from services.post_manager.multipart import Parts
+from services.post_manager.policy import Accounts
+from services.post_manager.storage import mailbox, outbox, posts, sessions
+from services.post_manager.storage.database import Database, StorageFull
+from services.post_manager.storage.posts import NewPost, Sender
+from services.post_manager.storage.schema import STATE_NAMES
+from services.post_manager.upload import open_upload
+from stubmail import frames, request
+from stubmail.address import Address
+from stubmail.log import event
+from stubmail.openpgp import OpenPGPError, encrypt
+from stubmail.request import Refusal
+
+JSON, OCTETS = "application/json", "application/octet-stream"
+
+_log = logging.getLogger("post_manager")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: its media type, and its octets at once or piece by piece."""
+
+    media_type: str
+    body: bytes | Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How the store keeps what it has: where uploads wait, octets of the disk to leave free, seconds of a tombstone."""
+
+    incoming: Path
+    reserve: int
+    tombstone: int
+
+
+class Operations:
+    """The seven operations on one database. Each raises Refusal or StorageError; for all threads of a process."""
+
+    def __init__(
+        self, host: str, database: Database, accounts: Accounts, keeping: Keeping, clock: Callable[[], float]
+    ) -> None:
+        self._host = host
+        self._database = database
+        self._accounts = accounts
+        self._keeping = keeping
+        self._clock = clock
+        self._table: Mapping[str, Callable[[Admitted, Parts], Answer]] = {
+            request.OPEN: self._open,
+            request.STORE: self._store,
+            request.LIST: self._list,
+            request.FETCH: self._fetch,
+            request.ACK: self._ack,
+            request.OUTBOX: self._outbox,
+            request.WITHDRAW: self._withdraw,
+        }
+
+    def answer(self, admitted: Admitted, parts: Parts) -> Answer:
+        """Do what an admitted request asks for."""
+        return self._table[admitted.request.op](admitted, parts)
+
+    def _open(self, admitted: Admitted, _parts: Parts) -> Answer:
+        now = int(self._clock())
+        session, cookie = sessions.new_session(admitted.fingerprint, admitted.address, now)
+        account = self._accounts.find(session.fingerprint, Address.parse(session.address).key)
+        data = {
+            "version": request.VERSION,
+            "host": self._host,
+            "nonce": admitted.request.nonce,
+            "session": session.id.hex(),
+            "secret": session.secret.hex(),
+            "expires": session.expires,
+            "cookie": cookie.id.hex(),
+            "cookie_key": cookie.secret.hex(),
+            "max_post": account.terms.max_post if account else 0,
+        }
+        if admitted.certificate is None:
+            raise Refusal("certificate", "an open comes with a certificate")
+        try:
+            sealed = encrypt(json.dumps(data).encode(), admitted.certificate)
+        except OpenPGPError as error:
+            raise Refusal("certificate", f"nothing can be encrypted to the certificate: {error.text}") from error
+        sessions.save(self._database, session, cookie, now)
+        event(_log, "opened", fingerprint=session.fingerprint, address=session.address, account=account is not None)
+        return Answer(OCTETS, sealed)
+
+    def _store(self, admitted: Admitted, parts: Parts) -> Answer:
+        account = self._accounts.find(admitted.fingerprint, Address.parse(admitted.address).key)
+        if account is None:
+            raise Refusal("account", "posts are stored for this domain's own accounts only")
+        wanted = request.store_posts(admitted.request)
+        self._check_room(parts.unread)
+        with open_upload(self._keeping.incoming) as upload:
+            received = upload.receive(parts, "part", admitted.request.parts)
+            new = [
+                NewPost(post.id, post.to, str(post.address), received[post.head].read(), post.body) for post in wanted
+            ]
+            sender = Sender(admitted.fingerprint, admitted.address)
+            now = int(self._clock())
+            outcomes = posts.store(self._database, sender, new, received, account.terms, now)
+        results: list[dict[str, Any]] = []
+        for post, outcome in zip(new, outcomes, strict=True):
+            if outcome is None:
+                event(_log, "stored", post.id.hex(), account=account.name, to=post.recipient)
+                results.append({"id": post.id.hex(), "state": "stored"})
+            else:
+                event(_log, "refused", post.id.hex(), account=account.name, reason=outcome.code)
+                results.append(
+                    {"id": post.id.hex(), "state": "refused", "error": outcome.code, "message": outcome.message}
+                )
+        return _json({"results": results})
+
+    def _check_room(self, octets: int) -> None:
+        """Leave room for what frees room: an acknowledgement has to be written too."""
+        free = shutil.disk_usage(self._keeping.incoming).free
+        if free < self._keeping.reserve + 2 * octets:  # once as it comes in, once in the database
+            raise StorageFull(f"{free} octets are free, {self._keeping.reserve} of them in reserve")
+
+    def _list(self, admitted: Admitted, _parts: Parts) -> Answer:
+        query = request.list_query(admitted.request)
+        listing = mailbox.page(self._database, admitted.fingerprint, query.senders, query.after, query.limit)
+        return _json(
+            {
+                "posts": [
+                    {
+                        "id": post.id.hex(),
+                        "serial": post.serial,
+                        "sender": post.sender,
+                        "address": post.address,
+                        "size": post.size,
+                        "time": post.stored,
+                    }
+                    for post in listing.posts
+                ],
+                "more": listing.more,
+                "serial": listing.serial,
+                "others": [
+                    {"sender": other.sender, "address": other.address, "count": other.posts} for other in listing.others
+                ],
+            }
+        )
+
+    def _fetch(self, admitted: Admitted, _parts: Parts) -> Answer:
+        wanted = request.fetch_posts(admitted.request)
+        return Answer(frames.MEDIA_TYPE, delivery.answer(self._database, admitted.fingerprint, wanted))
+
+    def _ack(self, admitted: Admitted, _parts: Parts) -> Answer:
+        ids = request.post_ids(admitted.request)
+        now = int(self._clock())
+        for post_id in mailbox.acknowledge(self._database, admitted.fingerprint, ids, now, self._keeping.tombstone):
+            event(_log, "fetched", post_id.hex(), by=admitted.fingerprint)
+        return _json({"acknowledged": len(ids)})
+
+    def _outbox(self, admitted: Admitted, _parts: Parts) -> Answer:
+        query = request.outbox_query(admitted.request)
+        states = [STATE_NAMES.index(state) for state in query.states]
+        sent, more = outbox.page(self._database, admitted.fingerprint, query.after, query.limit, states)
+        return _json({"posts": [_sent(post) for post in sent], "more": more})
+
+    def _withdraw(self, admitted: Admitted, _parts: Parts) -> Answer:
+        ids = request.post_ids(admitted.request)
+        now = int(self._clock())
+        states = outbox.withdraw(self._database, admitted.fingerprint, ids, now, self._keeping.tombstone)
+        results = []
+        for post_id in ids:
+            state = STATE_NAMES[states[post_id]] if post_id in states else "absent"
+            event(_log, "withdrawn" if state == "withdrawn" else "kept", post_id.hex(), state=state)
+            results.append({"id": post_id.hex(), "state": state})
+        return _json({"results": results})
+
+
+def _sent(post: outbox.Sent) -> dict[str, Any]:
+    return {
+        "id": post.id.hex(),
+        "serial": post.serial,
+        "to": post.recipient,
+        "address": post.address,
+        "size": post.size,
+        "state": STATE_NAMES[post.state],
+        "stored": post.stored,
+        "changed": post.changed,
+        "expires": post.expires,
+    }
+
+
+def _json(data: Mapping[str, Any]) -> Answer:
+    return Answer(JSON, json.dumps(data, separators=(",", ":")).encode())

@@ -1,0 +1,94 @@
+"""Puts the store together from its settings; what its processes have in common when they start."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.exc import ArgumentError
+
+from services.post_manager import directory
+from services.post_manager.admission import Gate
+from services.post_manager.app import Allow, Edge
+from services.post_manager.counters import Counters
+from services.post_manager.operations import Keeping, Operations
+from services.post_manager.policy import DAY, Accounts
+from services.post_manager.rate import Buckets
+from services.post_manager.settings import PostManager
+from services.post_manager.storage import schema
+from services.post_manager.storage.database import Database, StorageDamaged, StorageError, sqlite_path
+from stubmail import cli
+from stubmail.errors import Exit
+from stubmail.settings import ConfigError, Domain
+
+
+def read(config: Path) -> tuple[PostManager, str]:
+    """Return [post_manager] of stub.conf and the store's host name. Raises ConfigError."""
+    section, domain = cli.load(config, post_manager=PostManager, domain=Domain)
+    return section, section.host_of(domain)
+
+
+def open_database(section: PostManager, connections: int, *, prepare: bool = False) -> Database:
+    """Open the database and see that its tables can be used; ``prepare`` makes or migrates them first.
+
+    Raises Exit with one sentence. A file that is damaged is left as it is.
+    """
+    try:
+        database = Database(section.database_url, connections)
+    except ArgumentError as error:
+        raise ConfigError(f"[post_manager] database is not a URL that can be used: {error}") from error
+    except ImportError as error:
+        raise ConfigError(f"[post_manager] database needs a driver that is not installed: {error.name}") from error
+    try:
+        (schema.prepare if prepare else schema.check)(database)
+    except StorageDamaged as error:
+        database.close()
+        where = sqlite_path(section.database_url) or "the database"
+        text = f"{where} is damaged or not a store's ({error.text}); it was left as it is, restore it from a backup"
+        raise Exit(os.EX_DATAERR, text) from error
+    except StorageError as error:
+        database.close()
+        raise Exit(os.EX_UNAVAILABLE, f"the database cannot be used: {error.text}") from error
+    except Exit:
+        database.close()
+        raise
+    return database
+
+
+def make_edge(
+    section: PostManager,
+    host: str,
+    accounts: Accounts,
+    database: Database,
+    *,
+    counters: Counters,
+    allow: Allow | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Edge:
+    """Return everything behind the HTTP edge."""
+    incoming = section.spool / directory.INCOMING
+    gate = Gate(
+        host,
+        database,
+        incoming,
+        clock,
+        by_network=Buckets(section.rate_network),
+        by_client=Buckets(section.rate_client),
+    )
+    keeping = Keeping(incoming, section.reserve_bytes, tombstone(section))
+    return Edge(
+        gate=gate,
+        operations=Operations(host, database, accounts, keeping, clock),
+        database=database,
+        counters=counters,
+        prefix=section.prefix,
+        max_request=section.max_request,
+        proxies=section.proxies,
+        clock=clock,
+        allow=allow or (lambda connection, octets: None),
+    )
+
+
+def tombstone(section: PostManager) -> int:
+    """For how many seconds the outbox shows a post that no longer waits."""
+    return section.outbox_days * DAY

@@ -1,0 +1,110 @@
+"""The bodies of posts: cut into chunks, stored once for all posts that share them, counted by reference."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from services.post_manager.storage.database import Conflict
+from services.post_manager.storage.schema import chunks, contents
+
+CHUNK = 262_144  # octets of every chunk but a content's last one
+BATCH = 1_048_576  # octets handed to the database, or taken from it, in one statement
+
+
+# Made once: to put a statement together costs more than to run it.
+_KNOWN = select(contents.c.digest, contents.c.id).where(
+    contents.c.sender == bindparam("sender"), contents.c.digest.in_(bindparam("digests", expanding=True))
+)
+_ADD = insert(contents).returning(contents.c.id)
+_ADD_CHUNK = insert(chunks)
+_SHARE = (
+    update(contents).where(contents.c.id == bindparam("content_id")).values(refs=contents.c.refs + bindparam("more"))
+)
+_SET_REFS = update(contents).where(contents.c.id == bindparam("content_id")).values(refs=bindparam("left"))
+_LOCK = (
+    select(contents.c.id, contents.c.sender, contents.c.size, contents.c.refs)
+    .where(contents.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(contents.c.id)
+    .with_for_update()
+)
+_DELETE_CHUNKS = delete(chunks).where(chunks.c.content.in_(bindparam("ids", expanding=True)))
+_DELETE = delete(contents).where(contents.c.id.in_(bindparam("ids", expanding=True)))
+_READ = select(chunks.c.data).where(chunks.c.content == bindparam("content"), chunks.c.number == bindparam("number"))
+_READ_FIRST = select(chunks.c.content, chunks.c.data).where(
+    chunks.c.content.in_(bindparam("ids", expanding=True)), chunks.c.number == 0
+)
+
+
+class Body(Protocol):
+    """A body that was uploaded and whose digest was found right; it may be larger than memory."""
+
+    @property
+    def digest(self) -> bytes:
+        """Its SHA-256, 32 octets."""
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """Yield it from the beginning, in pieces of ``size`` octets but for the last one."""
+
+
+def known(connection: Connection, sender: str, digests: Iterable[bytes]) -> dict[bytes, int]:
+    """Return the ids of those of this sender's contents that are stored already, by digest."""
+    rows = connection.execute(_KNOWN, {"sender": sender, "digests": list(digests)})
+    return {row.digest: row.id for row in rows}
+
+
+def add(connection: Connection, sender: str, body: Body, refs: int) -> int:
+    """Store a new body that ``refs`` posts use; return its id. Constant memory for any size."""
+    row = {"sender": sender, "digest": body.digest, "size": body.size, "refs": refs}
+    content_id = int(connection.execute(_ADD, row).scalar_one())
+    for number, data in enumerate(body.pieces(CHUNK)):
+        connection.execute(_ADD_CHUNK, {"content": content_id, "number": number, "data": data})
+    return content_id
+
+
+def share(connection: Connection, content_id: int, refs: int) -> None:
+    """Have ``refs`` more posts use a stored body. Raises Conflict when it was deleted meanwhile."""
+    if connection.execute(_SHARE, {"content_id": content_id, "more": refs}).rowcount != 1:
+        raise Conflict
+
+
+def release(connection: Connection, uses: Mapping[int, int]) -> Counter[str]:
+    """Take away references, as many as ``uses`` says by content id; delete what nobody uses any more.
+
+    Returns the octets freed, by sender.
+    """
+    rows = connection.execute(_LOCK, {"ids": list(uses)}).all()
+    freed: Counter[str] = Counter()
+    unused, kept = [], []
+    for row in rows:
+        if row.refs <= uses[row.id]:
+            unused.append(row.id)
+            freed[row.sender] += row.size
+        else:
+            kept.append({"content_id": row.id, "left": row.refs - uses[row.id]})
+    if unused:
+        connection.execute(_DELETE_CHUNKS, {"ids": unused})
+        connection.execute(_DELETE, {"ids": unused})
+    if kept:
+        connection.execute(_SET_REFS, kept)
+    return freed
+
+
+def read_chunk(connection: Connection, content_id: int, number: int) -> bytes | None:
+    """Return one chunk; None when the content is no longer there, or not that long."""
+    data = connection.execute(_READ, {"content": content_id, "number": number}).scalar_one_or_none()
+    return None if data is None else bytes(data)
+
+
+def read_first_chunks(connection: Connection, content_ids: Sequence[int]) -> dict[int, bytes]:
+    """Return the first chunk of each of these contents, by id: the whole content when it is no larger than CHUNK.
+
+    The caller bounds how many octets that is.
+    """
+    rows = connection.execute(_READ_FIRST, {"ids": list(content_ids)})
+    return {content_id: bytes(data) for content_id, data in rows}

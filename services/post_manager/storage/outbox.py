@@ -1,0 +1,84 @@
+"""Posts that were stored, as their sender sees them, and what time does to them (protocol.md §5.6, §5.7)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, select
+
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.ending import end
+from services.post_manager.storage.schema import EXPIRED, WAITING, WITHDRAWN, posts
+
+BATCH = 500  # posts in one transaction of a chore
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One post in the outbox: ``state`` as in the schema, times in Unix time, ``size`` in octets."""
+
+    id: bytes
+    serial: int
+    recipient: str
+    address: str
+    size: int
+    state: int
+    stored: int
+    changed: int
+    expires: int
+
+
+_COLUMNS = (
+    posts.c.id,
+    posts.c.serial,
+    posts.c.recipient,
+    posts.c.address,
+    posts.c.size,
+    posts.c.state,
+    posts.c.stored,
+    posts.c.changed,
+    posts.c.expires,
+)
+
+
+def page(
+    database: Database, sender: str, after: int, limit: int, states: Sequence[int]
+) -> tuple[tuple[Sent, ...], bool]:
+    """Return a sender's posts with a serial above ``after``, at most ``limit``, and whether there are more.
+
+    ``states``: only posts in one of these; none means all.
+    """
+    query = select(*_COLUMNS).where(posts.c.sender == sender, posts.c.serial > after)
+    if states:
+        query = query.where(posts.c.state.in_(states))
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(posts.c.serial).limit(limit + 1)).all()
+    return tuple(Sent(*row) for row in rows[:limit]), len(rows) > limit
+
+
+def withdraw(database: Database, sender: str, ids: Sequence[bytes], now: int, keep: int) -> dict[bytes, int]:
+    """Delete those of a sender's posts that still wait, durably; return the state of each that is the sender's."""
+
+    def work(connection: Connection) -> dict[bytes, int]:
+        own = (posts.c.id.in_(ids), posts.c.sender == sender)
+        end(connection, own, WITHDRAWN, now, keep)
+        return {row.id: row.state for row in connection.execute(select(posts.c.id, posts.c.state).where(*own))}
+
+    return database.transact(work)
+
+
+def expire(database: Database, now: int, keep: int) -> list[bytes]:
+    """Delete the content of posts whose lifetime is over; return the ids of one batch, none when all is done."""
+    return database.transact(lambda connection: end(connection, (posts.c.due <= now,), EXPIRED, now, keep, BATCH))
+
+
+def forget(database: Database, now: int) -> int:
+    """Delete one batch of tombstones whose time is over; return how many there were, 0 when all is done."""
+
+    def work(connection: Connection) -> int:
+        old = select(posts.c.serial).where(posts.c.due <= now, posts.c.state != WAITING).limit(BATCH)
+        serials = list(connection.execute(old).scalars())
+        if serials:
+            connection.execute(delete(posts).where(posts.c.serial.in_(serials)))
+        return len(serials)
+
+    return database.transact(work)

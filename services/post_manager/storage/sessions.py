@@ -1,0 +1,123 @@
+"""Sessions, cookies, and the nonces that were seen: in the database, so that all who serve requests share them."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+
+from services.post_manager.storage.database import Conflict, Database
+from services.post_manager.storage.schema import cookies, nonces, sessions
+
+# protocol.md §9
+SESSION_SECONDS = 3_600
+SESSIONS_EACH = 16
+COOKIE_SECONDS = 90 * 86_400
+COOKIES_EACH = 16
+
+_SESSION = select(sessions).where(sessions.c.id == bindparam("id"))
+_COOKIE = select(cookies.c.secret, cookies.c.fingerprint, cookies.c.used).where(cookies.c.id == bindparam("id"))
+_NONCE = select(nonces.c.time).where(nonces.c.client == bindparam("client"), nonces.c.nonce == bindparam("nonce"))
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open session: id 16 octets, secret 32; for whom; when it ends, in Unix time."""
+
+    id: bytes
+    secret: bytes
+    fingerprint: str
+    address: str
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    """What a check is made with (protocol.md §6): id 16 octets, secret 32."""
+
+    id: bytes
+    secret: bytes
+
+
+def new_session(fingerprint: str, address: str, now: int) -> tuple[Session, Cookie]:
+    """Make up a session and a cookie; they begin to be good when they are saved."""
+    session = Session(secrets.token_bytes(16), secrets.token_bytes(32), fingerprint, address, now + SESSION_SECONDS)
+    return session, Cookie(secrets.token_bytes(16), secrets.token_bytes(32))
+
+
+def save(database: Database, session: Session, cookie: Cookie, now: int) -> None:
+    """Save a session and a cookie, durably; when there are too many of one fingerprint, the oldest end."""
+    fingerprint = session.fingerprint
+    with database.write() as connection:
+        _trim(connection, sessions, "expires", fingerprint, SESSIONS_EACH - 1)
+        _trim(connection, cookies, "used", fingerprint, COOKIES_EACH - 1)
+        connection.execute(
+            insert(sessions),
+            {
+                "id": session.id,
+                "secret": session.secret,
+                "fingerprint": fingerprint,
+                "address": session.address,
+                "expires": session.expires,
+            },
+        )
+        connection.execute(
+            insert(cookies), {"id": cookie.id, "secret": cookie.secret, "fingerprint": fingerprint, "used": now}
+        )
+
+
+def _trim(connection: Connection, table: Table, order: str, fingerprint: str, keep: int) -> None:
+    """Delete all rows of a fingerprint but the ``keep`` newest."""
+    mine = select(table.c.id).where(table.c.fingerprint == fingerprint)
+    old = list(connection.execute(mine.order_by(table.c[order].desc()).offset(keep)).scalars())
+    if old:
+        connection.execute(delete(table).where(table.c.id.in_(old)))
+
+
+def find_session(connection: Connection, session_id: bytes, now: int) -> Session | None:
+    """Return a session that has not ended."""
+    row = connection.execute(_SESSION, {"id": session_id}).one_or_none()
+    return Session(*row) if row is not None and row.expires > now else None
+
+
+def find_cookie(connection: Connection, cookie_id: bytes, now: int) -> tuple[Cookie, str, int] | None:
+    """Return a cookie, the fingerprint it is for, and when it was last used."""
+    row = connection.execute(_COOKIE, {"id": cookie_id}).one_or_none()
+    if row is None or row.used <= now - COOKIE_SECONDS:
+        return None
+    return Cookie(cookie_id, row.secret), row.fingerprint, row.used
+
+
+def touch_cookies(database: Database, cookie_ids: Sequence[bytes], now: int) -> None:
+    """Note that these cookies are in use."""
+    with database.write(durable=False) as connection:
+        connection.execute(update(cookies).where(cookies.c.id.in_(cookie_ids)).values(used=now))
+
+
+def nonce_seen(connection: Connection, client: str, nonce: bytes) -> bool:
+    """Tell whether this client used this nonce before."""
+    return connection.execute(_NONCE, {"client": client, "nonce": nonce}).first() is not None
+
+
+def remember_nonce(database: Database, client: str, nonce: bytes, now: int) -> bool:
+    """Note a nonce that came with an authentic request; false when another request was faster with the same one."""
+    try:
+        # Not durable: what a replay after a power failure could do, it does only once (ids, offsets, states).
+        with database.write(durable=False) as connection:
+            connection.execute(insert(nonces), {"client": client, "nonce": nonce, "time": now})
+    except Conflict:
+        return False
+    return True
+
+
+def forget(database: Database, table: Table, before: int, limit: int = 1_000) -> int:
+    """Delete at most ``limit`` sessions, cookies or nonces from before a time; return how many there were."""
+    column = {sessions.name: "expires", cookies.name: "used", nonces.name: "time"}[table.name]
+    keys = list(table.primary_key.columns)
+    with database.write(durable=False) as connection:
+        old = connection.execute(select(*keys).where(table.c[column] < before).limit(limit)).all()
+        if old:
+            condition = [key == bindparam(f"k{index}") for index, key in enumerate(keys)]
+            rows = [{f"k{index}": value for index, value in enumerate(row)} for row in old]
+            connection.execute(delete(table).where(*condition), rows)
+    return len(old)
