@@ -24,6 +24,7 @@ SETTLE_NS = 100_000_000  # a directory changed less than this before it was read
 
 _log = logging.getLogger("keyserver")
 _Signature = tuple[int, int, int]  # inode, size, time of change: another one means other content
+_NONE = (-1, -1, -1)
 
 
 class Directory:
@@ -66,14 +67,11 @@ class Directory:
         files: dict[Path, tuple[_Signature, Certificate | None]] = {}
         changed = False
         for path in sorted(self._candidates()):
-            try:
-                signature = _signature(path)
-                known = self._files.get(path)
-                if known is None or known[0] != signature:
-                    changed = True
-                    known = signature, self._read(path)
-            except FileNotFoundError:
-                continue  # it went while we looked
+            signature = _signature(path)
+            known = self._files.get(path)
+            if known is None or known[0] != signature:
+                changed = True
+                known = signature, self._read(path)
             files[path] = known
         if changed or files.keys() != self._files.keys():
             self._files = files
@@ -102,12 +100,15 @@ class Directory:
             with path.open("rb") as file:
                 data = file.read(MAX_ARMORED + 1)
             return restrict(Certificate.parse(data), lambda address: address.domain == self.domain)
-        except (OpenPGPError, PermissionError) as error:
+        except (OpenPGPError, OSError) as error:
             reason = error.text if isinstance(error, OpenPGPError) else error.strerror
             event(_log, "ignored", path.name, level=logging.WARNING, reason=reason)
             return None
 
 
 def _signature(path: Path) -> _Signature:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return _NONE  # it went while we looked, or is a link to nowhere
     return status.st_ino, status.st_size if stat.S_ISREG(status.st_mode) else -1, status.st_mtime_ns
