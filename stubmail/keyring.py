@@ -5,9 +5,8 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,18 +48,33 @@ class KeyConflict(PermanentError):
         self.offered = offered
 
 
-@dataclass
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
 class _Contents:
-    """What was in the keyring at one time."""
+    """What was in the keyring at one time, disabled certificates included only under ``all``."""
 
-    stamp: tuple[tuple[int, int, int] | None, ...] = ()
-    certificates: dict[str, Certificate] = field(default_factory=dict)  # by primary fingerprint
-    own: frozenset[str] = frozenset()
-    disabled: frozenset[str] = frozenset()
+    def __init__(self, stamp: _Stamp, everything: list[Certificate], own: set[str], disabled: set[str]) -> None:
+        self.stamp = stamp
+        self.all = {certificate.fingerprint: certificate for certificate in everything}
+        self.own = own
+        self.by_address: dict[str, list[Certificate]] = {}
+        self.by_key: dict[str, list[Certificate]] = {}  # by the fingerprints and key IDs of primary keys and subkeys
+        for certificate in self.all.values():
+            if certificate.fingerprint not in disabled:
+                for address in sorted(certificate.addresses):
+                    self.by_address.setdefault(address, []).append(certificate)
+                for name in dict.fromkeys(_names(certificate)):
+                    self.by_key.setdefault(name, []).append(certificate)
 
-    def enabled(self) -> list[Certificate]:
-        """The certificates that the user has not disabled."""
-        return [certificate for name, certificate in self.certificates.items() if name not in self.disabled]
+    def best(self, address: Address, own: bool = False) -> Certificate | None:
+        """The certificate for an address: exact before its base address, usable before not, then the newest."""
+        now = datetime.now(UTC)
+        for key in dict.fromkeys([address.key, address.base.key]):
+            found = [found for found in self.by_address.get(key, []) if not own or found.fingerprint in self.own]
+            if found:
+                return max(found, key=lambda certificate: (certificate.problem(now) is None, certificate.created))
+        return None
 
 
 class Keyring:
@@ -80,7 +94,7 @@ class Keyring:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._gnupg = GnuPG(self.home)
         self._mutex = threading.RLock()
-        self._contents = _Contents()
+        self._contents: _Contents | None = None
 
     def identity(self, address: Address, passphrase: str = "") -> Identity:
         """Return our own key for ``address`` (or its base address), ready for use.
@@ -105,7 +119,7 @@ class Keyring:
 
     def find(self, address: Address) -> Certificate | None:
         """Return the certificate for an address: exact before its base address, usable before not, then the newest."""
-        return _best(self._read().enabled(), address)
+        return self._read().best(address)
 
     def by_fingerprint(self, fingerprint: str) -> Certificate | None:
         """Return the certificate with this fingerprint, of its primary key or else of a subkey, in any case of letters.
@@ -115,24 +129,20 @@ class Keyring:
         this returns learns whether the subkey really belongs there.
         """
         name = fingerprint.upper()
-        enabled = self._read().enabled()
-        if len(name) != 16:
-            for certificate in enabled:
-                if certificate.fingerprint == name:
-                    return certificate
-        found = [
-            certificate for certificate in enabled if any(_names(name, key) for key in certificate.key_fingerprints)
-        ]
-        return found[0] if len(found) == 1 else None
+        found = self._read().by_key.get(name, [])
+        primary = [certificate for certificate in found if certificate.fingerprint == name]
+        if primary or len(found) == 1:
+            return (primary or found)[0]
+        return None
 
     def correspondents(self) -> dict[str, list[Certificate]]:
         """Return everyone else's certificates by Address.key; certificates of our own secret keys are left out."""
         contents = self._read()
         result: dict[str, list[Certificate]] = {}
-        for certificate in contents.enabled():
-            if certificate.fingerprint not in contents.own:
-                for key in sorted(certificate.addresses):
-                    result.setdefault(key, []).append(certificate)
+        for address, certificates in contents.by_address.items():
+            others = [certificate for certificate in certificates if certificate.fingerprint not in contents.own]
+            if others:
+                result[address] = others
         return result
 
     def add(self, certificate: Certificate) -> bool:
@@ -144,14 +154,14 @@ class Keyring:
         if not certificate.addresses:
             raise OpenPGPError("malformed", f"the certificate {certificate.fingerprint} names no mail address")
         with self._exclusive():
-            present = self._read().certificates
+            present = self._read().all
             if certificate.fingerprint in present:
                 return False
             for other in present.values():
                 for key in sorted(other.addresses & certificate.addresses):
                     raise KeyConflict(key, other.fingerprint, certificate.fingerprint)
             self._wrapper().import_keys(certificate.data)
-            if certificate.fingerprint not in self._read().certificates:
+            if certificate.fingerprint not in self._read().all:
                 raise OpenPGPError("unsupported", f"gpg cannot use the certificate {certificate.fingerprint}")
             return True
 
@@ -165,19 +175,18 @@ class Keyring:
         if not passphrase.isprintable() or passphrase != passphrase.strip():
             raise PermanentError("5.7.5", "a passphrase must be printable, without blanks around it")
         with self._exclusive():
-            for other in self._read().certificates.values():
+            for other in self._read().all.values():
                 if address.key in other.addresses:
                     raise KeyConflict(address.key, other.fingerprint, "a new key")
             result = self._wrapper().gen_key(_parameters(address, name.strip(), passphrase))
-            certificate = self._read().certificates.get(result.fingerprint or "")
+            certificate = self._read().all.get(result.fingerprint or "")
         if certificate is None:
             raise PermanentError("5.7.5", f"gpg could not make a key for {address}")
         return certificate
 
     def export(self, address: Address) -> Certificate:
         """Return our own certificate for ``address`` (or its base address). Raises PermanentError."""
-        contents = self._read()
-        own = _best((found for found in contents.enabled() if found.fingerprint in contents.own), address)
+        own = self._read().best(address, own=True)
         if own is None:
             raise PermanentError("5.7.5", f"there is no secret key for {address} in {self.home}")
         return own
@@ -185,27 +194,25 @@ class Keyring:
     def _read(self) -> _Contents:
         with self._mutex:
             stamp = tuple(_stamp(self.home / name) for name in _WATCHED)
-            if stamp != self._contents.stamp:
+            if self._contents is None or stamp != self._contents.stamp:
                 self._contents = self._load(stamp)
             return self._contents
 
-    def _load(self, stamp: tuple[tuple[int, int, int] | None, ...]) -> _Contents:
+    def _load(self, stamp: _Stamp) -> _Contents:
         listed = self._list("--list-keys", "pub")
         own = self._list("--list-secret-keys", "sec")
         exported = self._gnupg.run("--export-options", "no-export-attributes", "--export").output if listed else b""
         groups = split_certificates(read_packets(exported, MAX_EXPORT_PACKETS))
         if len(groups) < len(listed):
             raise TemporaryError("4.3.0", f"gpg cannot export the keys in {self.home}")
-        certificates = {}
+        certificates = []
         for group in groups:
             try:
-                certificate = Certificate.from_packets(group)
+                certificates.append(Certificate.from_packets(group))
             except OpenPGPError as error:
                 log.event(logger, "passed over", level=logging.WARNING, reason=error.text)
-                continue
-            certificates[certificate.fingerprint] = certificate
-        disabled = frozenset(name for name, capabilities in listed.items() if "D" in capabilities)
-        return _Contents(stamp, certificates, frozenset(own), disabled)
+        disabled = {name for name, capabilities in listed.items() if "D" in capabilities}
+        return _Contents(stamp, certificates, set(own), disabled)
 
     def _list(self, command: str, record: str) -> dict[str, str]:
         """Return, by fingerprint, the capabilities of every key that ``command`` lists; "D" is for disabled."""
@@ -240,19 +247,10 @@ class Keyring:
         return wrapper
 
 
-def _best(certificates: Iterable[Certificate], address: Address) -> Certificate | None:
-    now = datetime.now(UTC)
-    candidates = list(certificates)
-    for key in dict.fromkeys([address.key, address.base.key]):
-        found = [certificate for certificate in candidates if key in certificate.addresses]
-        if found:
-            return max(found, key=lambda certificate: (certificate.problem(now) is None, certificate.created))
-    return None
-
-
-def _names(name: str, fingerprint: str) -> bool:
-    key_id = fingerprint[-16:] if len(fingerprint) == 40 else fingerprint[:16]  # RFC 9580 §5.5.4
-    return name in (fingerprint, key_id)
+def _names(certificate: Certificate) -> Iterator[str]:
+    for fingerprint in certificate.key_fingerprints:
+        yield fingerprint
+        yield fingerprint[-16:] if len(fingerprint) == 40 else fingerprint[:16]  # RFC 9580 §5.5.4
 
 
 def _parameters(address: Address, name: str, passphrase: str) -> str:

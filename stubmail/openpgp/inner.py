@@ -12,6 +12,7 @@ from stubmail.openpgp.certificate import ENGINE_ERRORS, Certificate
 from stubmail.openpgp.errors import OpenPGPError
 from stubmail.openpgp.gnupg import GnuPG
 from stubmail.openpgp.packets import Packet
+from stubmail.openpgp.recipient import engine_certificate
 
 MAX_INNER_PACKETS = 66  # one literal data packet and two for each of up to 32 signatures, with a little room
 OVERHEAD = 256 * 1024  # octets that signatures and headers may add to a text
@@ -73,7 +74,7 @@ def read_signed(content: bytes, lookup: SignerLookup, max_size: int, gnupg: GnuP
         raise OpenPGPError("unsigned", "the message is not signed")
     message = b"".join(part.raw for part in parts)
     try:
-        result = pysequoia.verify(message, lambda ids: [pysequoia.Cert.from_bytes(data) for data in lookup(ids)])
+        result = pysequoia.verify(message, lambda ids: [engine_certificate(data) for data in lookup(ids)])
     except ENGINE_ERRORS:
         if lookup.refusal:
             raise lookup.refusal from None

@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 
 import pysequoia
 
-from stubmail.openpgp import packets
+from stubmail.openpgp import nobody, packets
 from stubmail.openpgp.certificate import ENGINE_ERRORS, Certificate
 from stubmail.openpgp.errors import OpenPGPError
 from stubmail.openpgp.message import EncryptedMessage
-from stubmail.openpgp.recipient import EncryptionKey
+from stubmail.openpgp.recipient import EncryptionKey, engine_certificate
 
 MAX_SIGNATURE = 16 * 1024  # octets
+
+_VERSION_3 = b"\x03"  # of a PKESK packet, which goes with version 1 of the encrypted data packet
 
 
 def verify(data: bytes, signature: bytes, certificate: Certificate) -> None:
@@ -27,7 +29,7 @@ def verify(data: bytes, signature: bytes, certificate: Certificate) -> None:
         raise OpenPGPError("malformed", "this is not one detached signature")
     try:
         parsed = pysequoia.Sig.from_bytes(signature)
-        cert = pysequoia.Cert.from_bytes(certificate.data)
+        cert = engine_certificate(certificate.data)
         pysequoia.verify(bytes=data, store=lambda _ids: [cert], signature=parsed)
     except ENGINE_ERRORS as error:
         raise OpenPGPError("bad-signature", f"the signature is not a valid one by {certificate.fingerprint}") from error
@@ -53,12 +55,17 @@ def recipient_keys(recipients: Sequence[Certificate]) -> list[EncryptionKey]:
 
 
 def seal_with(signer: pysequoia.PySigner | None, data: bytes, keys: Sequence[EncryptionKey]) -> bytes:
-    """Encrypt to ``keys``, signed when there is a signer; one PKESK for each key, in their order."""
+    """Encrypt to ``keys``, signed when there is a signer: one PKESK packet for each key, in their order, then SEIPD."""
     if not keys:
         raise ValueError("a message needs a recipient")
-    certs = [pysequoia.Cert.from_bytes(key.certificate) for key in keys]
+    certs = [engine_certificate(key.certificate) for key in keys]
     try:
         message = bytes(pysequoia.encrypt(data, certs, signer=signer, armor=False))
+        if next(packets.read_packets(message, 1)).peek(1) != _VERSION_3:
+            certs.append(engine_certificate(nobody.CERTIFICATE))
+            message = bytes(pysequoia.encrypt(data, certs, signer=signer, armor=False))
+            heads, body = split(message)
+            message = b"".join([*heads[:-1], body])
     except ENGINE_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise OpenPGPError("unsupported", f"the message cannot be encrypted: {reason}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import pysequoia
 from pysequoia.packet import Packet, SignatureType, Tag
@@ -20,6 +21,12 @@ class EncryptionKey:
     def alive(self, now: datetime) -> bool:
         """Say whether the key may be used at ``now``."""
         return self.expires is None or now < self.expires
+
+
+@lru_cache(maxsize=128)
+def engine_certificate(data: bytes) -> pysequoia.Cert:
+    """Return Sequoia's form of a certificate known to be good; reading it costs as much as using it."""
+    return pysequoia.Cert.from_bytes(data)
 
 
 def encryption_keys(pile: Sequence[Packet]) -> tuple[EncryptionKey, ...]:

@@ -10,6 +10,7 @@ import resource
 import struct
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pysequoia
@@ -67,6 +68,11 @@ def unlock(key: bytes, passphrase: str) -> pysequoia.PyDecryptor | None:
     return None
 
 
+@lru_cache(maxsize=256)
+def _certificate(data: bytes) -> pysequoia.Cert:
+    return pysequoia.Cert.from_bytes(data)
+
+
 class Child:
     """The loop that answers one parent."""
 
@@ -112,7 +118,7 @@ class Child:
     def certificates(self, ids: Sequence[str]) -> list[pysequoia.Cert]:
         """Ask the parent for the certificates of the keys that a signature names."""
         write_frame(self.sink, b"signers", *(name.encode() for name in ids))
-        return [pysequoia.Cert.from_bytes(data) for data in read_frame(self.source)]
+        return [_certificate(data) for data in read_frame(self.source)]
 
 
 def main() -> None:
