@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 MAX_ADDRESS = 254  # octets, RFC 5321 §4.5.3.1.3 less the angle brackets
 MAX_LOCAL = 64  # octets, RFC 5321 §4.5.3.1.1
+MAX_NAME = 253  # octets of a domain name as text, RFC 1035 §2.3.4
 
 # RFC 5321 §4.1.2 Dot-string, with RFC 6531 §3.3 letters; a quoted local part has no place in a user ID and is refused.
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
+# So is what would break lines or cannot be UTF-8: C1 controls, U+2028, U+2029 and surrogates.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff-]+"
 _LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -22,13 +24,15 @@ def parse_domain(text: str) -> str:
     Raises AddressError for an address literal, an empty or over-long label or name (RFC 1035 §2.3.4), or text that
     IDNA cannot encode.
     """
+    if len(text) > MAX_NAME + 1:  # before IDNA, whose work grows with the square of the length
+        raise AddressError("the domain name is too long")
     name = text.removesuffix(".").lower()
     if not name.isascii():
         try:
             name = name.encode("idna").decode("ascii")
         except UnicodeError as error:
             raise AddressError(f"{text!r} is not a domain name") from error
-    if not 0 < len(name) <= 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+    if not 0 < len(name) <= MAX_NAME or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise AddressError(f"{text!r} is not a domain name")
     return name
 
@@ -47,12 +51,15 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> "Address":
         """Parse ``local@domain``, without angle brackets or a display name. Raises AddressError."""
+        if len(text) > MAX_ADDRESS:
+            raise AddressError("the mail address is too long")
         local, at, domain = text.rpartition("@")
         if not at or not _LOCAL.fullmatch(local):
             raise AddressError(f"{text!r} is not a mail address")
-        if len(local.encode()) > MAX_LOCAL or len(text.encode()) > MAX_ADDRESS:
+        address = cls(local, parse_domain(domain))
+        if len(local.encode()) > MAX_LOCAL or len(str(address).encode()) > MAX_ADDRESS:
             raise AddressError("the mail address is too long")
-        return cls(local, parse_domain(domain))
+        return address
 
     @property
     def key(self) -> str:

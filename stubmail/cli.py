@@ -1,6 +1,7 @@
 """What every command line has in common: --config, --check, --version, -v, sysexits and one-sentence errors."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -10,9 +11,11 @@ from typing import Any, ParamSpec
 import click
 
 from stubmail import __version__, log, settings
-from stubmail.errors import Exit, StubmailError, TemporaryError
+from stubmail.errors import Exit, StubmailError, TemporaryError, one_line
 
 P = ParamSpec("P")
+
+_LISTEN = re.compile(r"(?:(?P<host>[^\s:\[\]]+)|\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\])(?::(?P<port>[0-9]{1,5}))?")
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,12 +61,15 @@ def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
         except StubmailError as error:
             click.echo(f"{program}: {error.text}", err=True)
             sys.exit(os.EX_TEMPFAIL if isinstance(error, TemporaryError) else os.EX_UNAVAILABLE)
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough: click ends quietly
         except PermissionError as error:
-            click.echo(f"{program}: {error.filename or 'the operation'}: permission denied", err=True)
+            click.echo(f"{program}: {one_line(str(error.filename or 'the operation'))}: permission denied", err=True)
             sys.exit(os.EX_NOPERM)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"{program}: {where}{error.strerror or error}", err=True)
+            what = error.strerror or str(error) or type(error).__name__
+            click.echo(f"{program}: {one_line(where + what)}", err=True)
             sys.exit(os.EX_OSERR)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -73,19 +79,18 @@ def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
 
 def parse_listen(text: str, default_port: int | None = None) -> tuple[str, int]:
     """Split ``HOST:PORT`` or ``[V6]:PORT``; with ``default_port`` the port may be left out. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if not colon and default_port is not None:
-        host, port = text, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    match = _LISTEN.fullmatch(text)
+    port = int(match["port"] or (default_port if default_port is not None else -1)) if match else -1
+    if match is None or not 0 <= port <= 65535:
         raise settings.ConfigError(f"{text!r} is not HOST:PORT")
-    return host, int(port)
+    return match["host"] or match["v6"], port
 
 
 def listening_error(error: OSError, host: str, port: int) -> Exit:
     """Return the error to raise when a socket cannot be bound: which address it was, and why not."""
     status = os.EX_NOPERM if isinstance(error, PermissionError) else os.EX_UNAVAILABLE
-    return Exit(status, f"cannot listen on {host}:{port}: {error.strerror or error}")
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Exit(status, f"cannot listen on {where}: {error.strerror or error}")
 
 
 __all__ = ["common_options", "listening_error", "load", "log", "one_sentence", "parse_listen"]

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 _PLAIN = re.compile(r"[\x21\x23-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but for space, quote, = and backslash
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_VALUE = 300  # characters of one value; a peer's text must not fill the disk
 
 
@@ -30,11 +31,15 @@ def event(logger: logging.Logger, what: str, about: str = "-", /, level: int = l
         logger.log(level, "%s %s%s", format_value(about), what, details)
 
 
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = f"{stamp}.{int(record.msecs):03d}Z {record.name} {record.levelname.lower()} {record.getMessage()}"
-        line = line.replace("\n", "\\n").replace("\r", "\\r")
+        line = _CONTROL.sub(_escape, line)  # ours are escaped already; other libraries quote their peers as they are
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -6,6 +6,7 @@ import secrets
 import argon2
 
 _HASHER = argon2.PasswordHasher()
+_MAX_MEMORY = 2**21  # KiB; an entry that asks for more than 2 GiB is a mistake
 
 
 def hash_password(password: str) -> str:
@@ -19,29 +20,53 @@ def check_password(stored: str, password: str) -> bool:
     CPU-bound for tens of milliseconds with Argon2id: call it off the event loop. For a login that does not exist,
     check against ``decoy()`` of the scheme in use and refuse, so that the answer takes the same time.
     """
-    scheme, _, value = stored.partition("}")
-    match scheme.removeprefix("{").upper():
-        case "PLAIN":
-            return hmac.compare_digest(value.encode(), password.encode())
-        case "ARGON2ID":
-            return _verify(value, password)
-        case _:
-            return False
+    scheme, value = _split(stored)
+    given = password.encode(errors="surrogatepass")
+    if scheme == "PLAIN":
+        return bool(value) and hmac.compare_digest(value.encode(errors="surrogatepass"), given)
+    if scheme != "ARGON2ID":
+        return False
+    try:
+        return _HASHER.verify(value, given)
+    except (argon2.exceptions.VerificationError, ValueError):  # ValueError: no hash at all
+        return False
+
+
+def cost(stored: str) -> int:
+    """Return how long checking an entry takes, in comparison to others: what Argon2id reads and writes, in KiB."""
+    parameters = _parameters(stored)
+    return parameters.time_cost * parameters.memory_cost if parameters else 0
 
 
 def decoy(stored: str) -> str:
-    """Return an entry of the same scheme as ``stored`` that no password matches."""
+    """Return an entry that no password matches, and that takes as long to check as ``stored``."""
     secret = secrets.token_hex(16)
-    return "{PLAIN}" + secret if stored.upper().startswith("{PLAIN}") else hash_password(secret)
+    parameters = _parameters(stored)
+    if parameters is None:
+        return "{PLAIN}" + secret
+    hasher = argon2.PasswordHasher(parameters.time_cost, parameters.memory_cost, parameters.parallelism)
+    return "{ARGON2ID}" + hasher.hash(secret)
 
 
-def known_scheme(stored: str) -> bool:
-    """Tell whether an entry of the users file has a scheme that check_password understands."""
-    return stored.upper().startswith(("{PLAIN}", "{ARGON2ID}"))
+def is_usable(stored: str) -> bool:
+    """Tell whether an entry of the users file can match any password at all: a known scheme and something behind it."""
+    scheme, value = _split(stored)
+    return bool(value) if scheme == "PLAIN" else _parameters(stored) is not None
 
 
-def _verify(hashed: str, password: str) -> bool:
+def _split(stored: str) -> tuple[str, str]:
+    scheme, brace, value = stored.partition("}")
+    return (scheme[1:].upper(), value) if brace and scheme.startswith("{") else ("", "")
+
+
+def _parameters(stored: str) -> argon2.Parameters | None:
+    scheme, value = _split(stored)
+    if scheme != "ARGON2ID":
+        return None
     try:
-        return _HASHER.verify(hashed, password)
-    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-        return False
+        found = argon2.extract_parameters(value)
+    except ValueError:
+        return None
+    whole = found.type is argon2.Type.ID and found.salt_len >= 8 and found.hash_len >= 4
+    sane = found.time_cost > 0 and 0 < 8 * found.parallelism <= found.memory_cost <= _MAX_MEMORY  # RFC 9106 §3.1
+    return found if whole and sane else None

@@ -4,8 +4,12 @@ A section is a frozen dataclass whose fields carry their meaning: ``listen: str 
 The same declaration gives the default, the type check, the sample and the error text.
 """
 
+import contextlib
 import dataclasses
+import json
+import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -18,6 +22,7 @@ from stubmail.errors import Exit
 Section = TypeVar("Section")
 
 KNOWN_SECTIONS = ("domain", "dns", "post_manager", "smtp2stub", "http2mbox", "pop3d", "keyserver")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 _NAMES = {
     str: "text",
     int: "a whole number",
@@ -68,7 +73,10 @@ class Dns:
 
 def default_path() -> Path:
     """Where stub.conf is looked for when no --config is given: $STUB_CONF, else ~/.stub/stub.conf."""
-    return Path(os.environ.get("STUB_CONF") or Path.home() / ".stub" / "stub.conf")
+    path = Path(os.environ.get("STUB_CONF") or "~/.stub/stub.conf")
+    with contextlib.suppress(RuntimeError):  # this uid has no home: the name as it stands will not be found
+        path = path.expanduser()
+    return path
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -78,9 +86,9 @@ def load_file(path: Path) -> dict[str, Any]:
             data = tomllib.load(file)
     except FileNotFoundError:
         raise MissingConfig(f"there is no configuration file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # also: not UTF-8, a number too long to convert
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     return data
 
@@ -103,16 +111,16 @@ def read(data: Mapping[str, Any], name: str, cls: type[Section], environ: Mappin
         raise ConfigError(f"unknown setting {unknown[0]!r} in [{name}]; known are {', '.join(fields)}")
     values: dict[str, Any] = {}
     for key, field in fields.items():
-        where = f"[{name}] {key}"
         variable = f"STUBMAIL_{name}_{key}".upper()
-        if variable + "__FILE" in environ:
-            values[key] = _from_text(_read_secret(variable, environ), hints[key], variable)
-        elif variable in environ:
-            values[key] = _from_text(environ[variable], hints[key], variable)
-        elif key in table:
-            values[key] = _checked(table[key], hints[key], where)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where} is missing: {field.metadata['doc']}")
+        text = _from_environment(variable, environ)
+        given = table.get(key) if text is None else text
+        if given is None or (given == "" and _is_required(field)):
+            if _is_required(field):
+                raise ConfigError(f"[{name}] {key} is missing: {field.metadata['doc']}")
+        elif text is None:
+            values[key] = _checked(given, hints[key], f"[{name}] {key}")
+        else:
+            values[key] = _from_text(text, hints[key], variable)
     return cls(**values)
 
 
@@ -121,19 +129,33 @@ def sample(name: str, cls: type[Any]) -> str:
     lines = [f"[{name}]"]
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         lines.append(f"# {field.metadata['doc']}")
-        lines.append(f"{field.name} = {_empty(hints[field.name])}" if required else f"#{field.name} = {_toml(default)}")
+        if _is_required(field):
+            lines.append(f"{field.name} = {_empty(hints[field.name])}")
+        else:
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
+            lines.append(f"#{field.name} = {_toml(default)}")
     return "\n".join(lines) + "\n"
 
 
-def _read_secret(variable: str, environ: Mapping[str, str]) -> str:
-    path = environ[variable + "__FILE"]
+def _from_environment(variable: str, environ: Mapping[str, str]) -> str | None:
+    path = environ.get(variable + "__FILE")
+    if path is None:
+        return environ.get(variable)
     try:
         return Path(path).read_text().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{variable}__FILE names {path}, which cannot be read: {error}") from error
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _is_optional(hint: Any) -> bool:
+    """Whether None is a value, which is written as an empty text."""
+    return type(None) in typing.get_args(hint)
 
 
 def _base(hint: Any) -> Any:
@@ -146,12 +168,16 @@ def _base(hint: Any) -> Any:
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     base = _base(hint)
+    if value == "" and _is_optional(hint):
+        return None
     accepted: tuple[type, ...] = {Path: (str,), float: (int, float)}.get(base, (base,))
     good = isinstance(value, accepted)
     if isinstance(value, bool) and base is not bool:
         good = False
     if base is list and good:
         good = all(isinstance(item, str) for item in value)
+    if base is float and good:
+        good = math.isfinite(value)
     if not good:
         raise ConfigError(f"{where} must be {_NAMES[base]}, not {value!r}")
     return base(value) if base in (Path, float) else value
@@ -159,12 +185,16 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 
 def _from_text(text: str, hint: Any, variable: str) -> Any:
     base = _base(hint)
+    if text == "" and _is_optional(hint):
+        return None
     if base is list:
         return [item.strip() for item in text.split(",") if item.strip()]
     if base is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ConfigError(f"{variable} must be true or false, not {text!r}")
         return text.lower() in ("true", "1")
+    if base in (int, float) and not _NUMBER.fullmatch(text):  # Python's own would take 1_0 and Arabic digits
+        raise ConfigError(f"{variable} must be {_NAMES[base]}, not {text!r}")
     try:
         return base(text)
     except ValueError:
@@ -178,7 +208,7 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, int | float):
         return str(value)
-    return '"' + str("" if value is None else value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps("" if value is None else str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _empty(hint: Any) -> str:

@@ -1,14 +1,17 @@
 """The users file: TOML tables ``[users.NAME]`` that pop3d, smtp2stub and http2mbox read, each what it needs of them."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stubmail.address import Address, AddressError
-from stubmail.passwords import check_password, decoy, known_scheme
+from stubmail.passwords import check_password, cost, decoy, is_usable
 from stubmail.settings import ConfigError, load_file
+
+_MAILDROP = re.compile(r"(mbox|maildir):.+", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +41,18 @@ class User:
 
 
 class Users:
-    """All accounts of a users file, found by name or by address."""
+    """All accounts of a users file, found by name or by address. Raises ConfigError when two go by the same one."""
 
     def __init__(self, users: list[User]) -> None:
         self._users = users
-        # The slowest scheme in use, so that neither a wrong password nor an unknown name stands out.
-        schemes = sorted((user.password for user in users if user.password), key=str.upper)
-        self._decoy = decoy(schemes[0] if schemes else "{PLAIN}")
+        # The dearest entry in use, so that neither a wrong password nor an unknown name stands out.
+        self._decoy = decoy(max((user.password for user in users if user.password), key=cost, default="{PLAIN}"))
         self._by_login: dict[str, User] = {}
         for user in users:
-            self._by_login[user.name.lower()] = user
-        for user in users:
-            if user.address is not None:
-                self._by_login[user.address.key] = user
+            for login in {user.name.lower()} | ({user.address.key} if user.address else set()):
+                if login in self._by_login:
+                    raise ConfigError(f"users {self._by_login[login].name} and {user.name} are both {login!r}")
+                self._by_login[login] = user
 
     def __iter__(self) -> Iterator[User]:
         return iter(self._users)
@@ -59,18 +61,28 @@ class Users:
         return len(self._users)
 
     def authenticate(self, login: str, password: str) -> User | None:
-        """Return the user whom this name or address and password belong to; an unknown login costs the same time.
+        """Return the user whom this name or address and password belong to.
 
-        CPU-bound, see check_password. An account without a password can never log in.
+        Every refusal costs the same time: an unknown login, an account without a password, which can never log in,
+        and a wrong password under a scheme that is checked faster than others in use. CPU-bound, see check_password.
         """
         user = self.find(login)
-        known = user is not None and bool(user.password)
-        stored = user.password if user is not None and known else self._decoy
-        return user if check_password(stored, password) and known else None
+        stored = user.password if user is not None else ""
+        if stored and check_password(stored, password):
+            return user
+        if not stored or cost(stored) < cost(self._decoy):
+            check_password(self._decoy, password)
+        return None
 
     def find(self, login: str) -> User | None:
         """Return the user whose name or address ``login`` is, in any case: ``alice``, ``alice@alpha.example``."""
-        return self._by_login.get(login.lower())
+        user = self._by_login.get(login.lower())
+        if user is None and "@" in login:
+            try:
+                user = self._by_login.get(Address.parse(login).key)
+            except AddressError:
+                return None
+        return user
 
 
 def load_users(path: Path) -> Users:
@@ -88,9 +100,9 @@ def _parse(name: str, table: Any, path: Path) -> User:
     if unknown := sorted(set(table) - known):
         raise ConfigError(f"{path}: unknown key {unknown[0]!r} in [users.{name}]; known are {', '.join(sorted(known))}")
     values: dict[str, Any] = dict(table)
-    if "password" in table and not known_scheme(table["password"]):
-        raise ConfigError(f"{path}: password of [users.{name}] must begin with {{PLAIN}} or {{ARGON2ID}}")
-    if "maildrop" in table and not table["maildrop"].startswith(("mbox:", "maildir:")):
+    if "password" in table and not is_usable(table["password"]):
+        raise ConfigError(f"{path}: password of [users.{name}] must be {{PLAIN}}PASSWORD or {{ARGON2ID}}HASH")
+    if "maildrop" in table and not _MAILDROP.fullmatch(table["maildrop"]):
         raise ConfigError(f"{path}: maildrop of [users.{name}] must be mbox:PATH or maildir:PATH")
     if "maildrop" in table:
         kind, _, place = table["maildrop"].partition(":")

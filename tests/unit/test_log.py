@@ -1,0 +1,124 @@
+"""Log lines: one for each event, whatever is in the values."""
+
+import logging
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stubmail import log
+from stubmail.log import MAX_VALUE, event, format_value
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
+    """What has been logged; the root logger is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    class Lines(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            return iter(capsys.readouterr().err.splitlines())
+
+    yield Lines()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("alice@alpha.example", "alice@alpha.example"),
+        (42, "42"),
+        ("", '""'),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('say "x"', '"say \\"x\\""'),
+        ("back\\slash", '"back\\\\slash"'),
+        ("line\r\nfeed", '"line\\r\\nfeed"'),
+        ("ü\u2028", '"\\xfc\\u2028"'),
+        ("\ud800", '"\\ud800"'),
+        (b"\n", "\"b'\\\\n'\""),
+    ],
+)
+def test_values_are_quoted_when_they_have_to_be(value: object, text: str) -> None:
+    assert format_value(value) == text
+
+
+@given(st.text(st.characters()))
+def test_a_value_is_one_word_of_printable_ascii(text: str) -> None:
+    formatted = format_value(text)
+    assert formatted.isascii()
+    assert formatted.isprintable()
+    assert len(formatted) <= 10 * (MAX_VALUE + 3) + 2
+    assert len(shlex.split(f"key={formatted}")) == 1, "a shell's splitter finds its end"
+
+
+@given(st.text(max_size=MAX_VALUE))
+def test_a_value_can_be_read_back(text: str) -> None:
+    formatted = format_value(text)
+    if formatted.startswith('"'):
+        formatted = formatted[1:-1].replace('\\"', '"').encode("ascii").decode("unicode_escape")
+    assert formatted == text
+
+
+def test_a_long_value_is_cut() -> None:
+    assert format_value("x" * 10_000) == "x" * MAX_VALUE + "..."
+
+
+def test_an_event_is_one_line(lines: list[str]) -> None:
+    log.setup()
+    event(logging.getLogger("store"), "refused", "00ff", reason="mac", note=None, text="a b")
+    (line,) = lines
+    assert re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z store info 00ff refused reason=mac text="a b"', line)
+
+
+def test_keys_may_be_named_as_the_parameters_are(lines: list[str]) -> None:
+    log.setup()
+    event(logging.getLogger("store"), "stored", what=1, about=2, logger=3)
+    assert next(iter(lines)).endswith("store info - stored what=1 about=2 logger=3")
+
+
+def test_verbose_adds_debug_lines(lines: list[str]) -> None:
+    for verbose, count in ((False, 0), (True, 1)):
+        log.setup(verbose)
+        event(logging.getLogger("store"), "seen", level=logging.DEBUG)
+        assert len([*lines]) == count
+
+
+def test_setup_twice_does_not_log_twice(lines: list[str]) -> None:
+    log.setup()
+    log.setup()
+    event(logging.getLogger("store"), "stored")
+    assert len([*lines]) == 1
+
+
+def test_other_libraries_are_quiet_and_cannot_break_lines(lines: list[str]) -> None:
+    log.setup(verbose=True)
+    logging.getLogger("mail.log").info("peer said hello")
+    logging.getLogger("urllib3.connectionpool").warning("peer said %s", "a\r\nb\x1b[2J\u2028\x85c")
+    (line,) = lines
+    assert line.endswith("urllib3.connectionpool warning peer said a\\r\\nb\\x1b[2J\\u2028\\x85c")
+
+
+@given(st.text(st.characters()))
+def test_any_message_of_any_library_is_one_line(text: str) -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, text, None, None)
+    formatted = log._Formatter().format(record)
+    assert not CONTROL.search(formatted)
+
+
+def test_a_traceback_follows_its_line(lines: list[str]) -> None:
+    log.setup()
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("store").exception("a bug")
+    first, *rest = lines
+    assert first.endswith("store error a bug")
+    assert rest[-1] == "ValueError: broken"
