@@ -2,15 +2,21 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.pop3d.index_file import IndexFile
+from services.pop3d.index_format import Record, without
 from services.pop3d.lock import SessionLock
+from services.pop3d.uidl import assign, format_uid, remember
 from stubmail.errors import PermanentError
 from stubmail.mbox import Mbox, Snapshot
+from stubmail.mbox.snapshot import Signature
 
 LOCK_SUFFIX = ".stub-session"
 LOCK_SECONDS = 10.0  # to wait for a delivery to end
+NO_FILE: Signature = (0, 0, 0, 0)  # no file looks like this
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +49,65 @@ class MboxMaildrop:
     """An open mbox; see services.pop3d.maildrop.Maildrop."""
 
     def __init__(self, path: Path, lock: SessionLock) -> None:
-        self._mbox = Mbox(path, LOCK_SECONDS, owner="pop3d")
+        self._path = path
         self._lock = lock
-        self._snapshot: Snapshot = self._mbox.snapshot()
-        self.octets: Sequence[int] = [self._snapshot.octets(i) for i in range(len(self._snapshot))]
+        self._mbox = Mbox(path, LOCK_SECONDS, owner="pop3d")
+        self._file = IndexFile(path)
+        record = self._file.load()
+        if record is not None and self._file.fits(record):
+            self._record = record
+        else:
+            self._record = self._read(record)
+        self._snapshot = Snapshot(path, self._record.index, self._record.seen)
+        self.octets: Sequence[int] = self._record.index.octets
 
     def uid(self, index: int) -> str:
-        return self._snapshot.digest(index)[:16].hex()
+        return format_uid(self._record.hash(index), self._record.numbers.get(index, 1))
 
     def content(self, number: int) -> Iterator[bytes]:
         return self._snapshot.chunks(number - 1)
 
     def commit(self, numbers: Sequence[int]) -> None:
-        self._mbox.remove(self._snapshot, [number - 1 for number in numbers])
+        gone = {number - 1 for number in numbers}
+        self._mbox.remove(self._snapshot, gone)
+        memory = remember(self._record.hashes(), self._record.numbers, gone, self._file.memory(self._record))
+        self._file.save(self._rest(gone, self._file.keep_memory(memory)))
 
     def close(self) -> None:
         self._lock.release()
+
+    def _read(self, old: Record | None) -> Record:
+        """Read the mbox, give its messages their ids, and keep what was found."""
+        snapshot = self._mbox.snapshot()
+        if snapshot.seen is None:
+            return Record(NO_FILE, snapshot.index, {}, b"")
+        record = Record(snapshot.seen, snapshot.index, {}, b"")
+        numbers, memory = assign(record.hashes(), self._file.memory(old))
+        packed = self._file.keep_memory(memory)
+        record = Record(self._signature(snapshot.seen), snapshot.index, numbers, packed)
+        self._file.save(record)
+        return record
+
+    def _signature(self, seen: Signature) -> Signature:
+        """Return ``seen`` with today's time of change, if that is all that is different: we may have changed it."""
+        with suppress(OSError):
+            status = self._path.lstat()
+            if (status.st_ino, status.st_size, status.st_mtime_ns) == seen[:3]:
+                return (*seen[:3], status.st_ctime_ns)
+        return seen
+
+    def _rest(self, gone: set[int], memory: bytes) -> Record:
+        """Return the record of what is left after a removal.
+
+        When the mbox is not exactly that, because mail came meanwhile, or another program removed some, only the memory
+        in it is of use: the next session reads the mbox.
+        """
+        index = without(self._record.index, gone)
+        left = [at for at in range(len(self._record.index)) if at not in gone]
+        numbers = {new: self._record.numbers[old] for new, old in enumerate(left) if old in self._record.numbers}
+        seen = NO_FILE
+        with suppress(OSError):
+            status = self._path.lstat()
+            if (status.st_ino, status.st_size) == (self._record.seen[0], index.size):
+                seen = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        return Record(seen, index, numbers, memory)

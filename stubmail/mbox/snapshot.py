@@ -37,10 +37,23 @@ class Snapshot:
     """
 
     def __init__(self, path: Path, index: Index, seen: Signature | None) -> None:
-        """For Mbox: ``seen`` is the file's signature before ``index`` was made; None when there was no file."""
+        """For Mbox, or from what was kept of another: ``seen`` is the file's signature before ``index`` was made.
+
+        It is None when there was no file.
+        """
         self._path = path
         self._index = index
         self._seen = seen
+
+    @property
+    def index(self) -> Index:
+        """What is known of all messages, for those who keep it to make the same Snapshot again without reading."""
+        return self._index
+
+    @property
+    def seen(self) -> Signature | None:
+        """The file's signature at that time, None when there was no file."""
+        return self._seen
 
     @property
     def size(self) -> int:

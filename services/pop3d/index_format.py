@@ -1,0 +1,105 @@
+"""The index that stands beside an mbox, as octets: where its messages are, their hashes, sizes and ids.
+
+    magic (16 octets), CRC-32 of all that follows
+    head, 8 octets each: the mbox's inode, size, times of modification and of change when it was indexed; how many
+    messages, twins' numbers, and octets of memory there are
+    starts, bodies, ends, octets (8 octets a message each), hashes (32 each)
+    twins' numbers (index and number, 4 octets each), the memory of twins (uidl.pack)
+
+All in this machine's byte order: another's has another magic.
+"""
+
+import struct
+import sys
+import zlib
+from dataclasses import dataclass
+
+from services.pop3d.uidl import HASH_SIZE
+from stubmail.mbox.scan import DIGEST_SIZE, Index
+from stubmail.mbox.snapshot import Signature
+
+_MAGIC = b"stub-index 1 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
+_CHECKSUM = struct.Struct("=I")
+_HEAD = struct.Struct("=QQqqQQQ")
+_NUMBER = struct.Struct("=II")
+
+
+class RecordError(Exception):
+    """The octets are no index, or a damaged one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is kept of an mbox.
+
+    ``seen``: its signature, or one that no file has when the rest must not be used. ``numbers``: see uidl.assign.
+    ``memory``: packed, see uidl.
+    """
+
+    seen: Signature
+    index: Index
+    numbers: dict[int, int]
+    memory: bytes
+
+    def hash(self, index: int) -> bytes:
+        """The hash by which a message's unique-id begins."""
+        return bytes(self.index.digests[index * DIGEST_SIZE : index * DIGEST_SIZE + HASH_SIZE])
+
+    def hashes(self) -> list[bytes]:
+        """All of them, in order."""
+        return [self.hash(index) for index in range(len(self.index))]
+
+    def to_wire(self) -> bytes:
+        """Return the record as octets."""
+        index = self.index
+        body = b"".join(
+            (
+                _HEAD.pack(*self.seen, len(index), len(self.numbers), len(self.memory)),
+                *(numbers.tobytes() for numbers in (index.starts, index.bodies, index.ends, index.octets)),
+                index.digests,
+                *(_NUMBER.pack(*item) for item in self.numbers.items()),
+                self.memory,
+            )
+        )
+        return _MAGIC + _CHECKSUM.pack(zlib.crc32(body)) + body
+
+    @classmethod
+    def from_wire(cls, data: bytes) -> "Record":
+        """Return the record that ``data`` is. Raises RecordError."""
+        body = memoryview(data)[len(_MAGIC) + _CHECKSUM.size :]
+        if not data.startswith(_MAGIC) or len(body) < _HEAD.size:
+            raise RecordError("the octets do not begin as an index does")
+        if _CHECKSUM.unpack_from(data, len(_MAGIC)) != (zlib.crc32(body),):
+            raise RecordError("the index is damaged")
+        *seen, messages, numbers, memory = _HEAD.unpack_from(body)
+        lengths = [8 * messages] * 4 + [DIGEST_SIZE * messages, _NUMBER.size * numbers, memory]
+        if _HEAD.size + sum(lengths) != len(body):
+            raise RecordError("the index is not as long as it says")
+        parts: list[memoryview] = []
+        at = _HEAD.size
+        for length in lengths:
+            parts.append(body[at : at + length])
+            at += length
+        index = Index()
+        for column, part in zip((index.starts, index.bodies, index.ends, index.octets), parts, strict=False):
+            column.frombytes(part)
+        index.digests += parts[4]
+        index.size = seen[1]
+        return cls((seen[0], seen[1], seen[2], seen[3]), index, dict(_NUMBER.iter_unpack(parts[5])), bytes(parts[6]))
+
+
+def without(index: Index, gone: set[int]) -> Index:
+    """Return the index of the mbox after the messages at ``gone`` have been cut out of it, with their empty lines."""
+    rest = Index()
+    removed = 0
+    for at in range(len(index)):
+        if at in gone:
+            removed += index.after(at) - index.starts[at]
+            continue
+        rest.starts.append(index.starts[at] - removed)
+        rest.bodies.append(index.bodies[at] - removed)
+        rest.ends.append(index.ends[at] - removed)
+        rest.octets.append(index.octets[at])
+        rest.digests += index.digest(at)
+    rest.size = index.size - removed
+    return rest
