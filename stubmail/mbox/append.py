@@ -31,6 +31,8 @@ _logger = logging.getLogger("mbox")
 
 _FOOTER = struct.Struct(">Q24s16s")
 _MAGIC = b"stub-append 1\r\n\0"
+_FROM = re.compile(rb"From ")
+_DATED = re.compile(rb"From (?=\S+ +\S[^\n]*\d\d:\d\d)")
 _SHARED = 4096  # octets that a From_ line in the batch and one that came after it may have in common
 
 
@@ -255,8 +257,11 @@ def _written(mailbox: int, journal: int, batch: _Batch) -> int:
     if late := re.match(rb"[\r\n]*(?=From )", disk.read(mailbox, 16, batch.offset + at)):
         return at + late.end()
     back = min(at, _SHARED)
-    found = disk.read(mailbox, back + 4, batch.offset + at - back).rfind(b"From ")
-    return at - back + found if found >= 0 else 0
+    around = disk.read(mailbox, back + _SHARED, batch.offset + at - back)
+    for pattern in (_DATED, _FROM):  # the text of the batch may hold the word, seldom with a date behind it
+        if starts := [found.start() for found in pattern.finditer(around) if found.start() <= back]:
+            return at - back + starts[-1]
+    return 0
 
 
 def _take_back(path: Path, mailbox: int, batch: _Batch, written: int) -> None:

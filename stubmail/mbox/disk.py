@@ -70,7 +70,12 @@ def open_own(path: Path, mailbox: int) -> int | None:
 def create(path: Path) -> int:
     """Create a file that only its owner may read, whatever the umask. Raises FileExistsError, OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    os.fchmod(fd, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    except OSError:
+        os.close(fd)
+        remove(path)
+        raise
     return fd
 
 

@@ -128,19 +128,22 @@ class MailboxLock:
             return True
         with disk.closing(fd):
             content = os.read(fd, 512)
-        if not _stale(content, time.time() - status.st_mtime):
+        age, uptime = time.time() - status.st_mtime, time.clock_gettime(time.CLOCK_BOOTTIME)
+        if not is_stale(content, age, uptime):
             return False
         if _inode(self._dotlock) == status.st_ino:
             disk.remove(self._dotlock)
         return True
 
 
-def _stale(content: bytes, age: float) -> bool:
-    """Whether a dotlock with this content, untouched for ``age`` seconds, has no owner; we hold the fcntl lock."""
+def is_stale(content: bytes, age: float, uptime: float) -> bool:
+    """Whether a dotlock with this content, untouched for ``age`` seconds, was left behind; we hold the fcntl lock."""
+    if not content:  # a power failure empties files that were written to right before
+        return age > min(uptime, STALE_SECONDS)
     first, _, second = content.decode("utf-8", "replace").partition("\n")
     pid, _, host = first.partition(":")
     here = host == socket.gethostname()
-    if second.startswith("stubmail "):
+    if second.startswith("stubmail"):
         # Its maker takes the fcntl lock first and lets it go last, so that one is gone.
         return (here and second == f"{_place()}\n") or age > ORPHAN_SECONDS
     if here and re.fullmatch(r"[1-9][0-9]{0,8}", pid, re.ASCII) and not _alive(int(pid)):

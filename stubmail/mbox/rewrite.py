@@ -17,6 +17,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from pathlib import Path
 from stubmail import log
 from stubmail.mbox import disk
 from stubmail.mbox.errors import MboxError
+from stubmail.mbox.scan import separator
 
 WINDOW = 16 << 20  # octets; two of them are what a rewrite may need of the disk
 
@@ -221,7 +223,12 @@ def _finish(path: Path, mailbox: int, rewrite: _Rewrite, refresh: Refresh) -> No
         return
     draft = Path(f"{_journal(path)}.new")
     disk.remove(draft)
-    plan = _plan(mailbox, [(rewrite.plan.new_size, rewrite.plan.size)])
+    start, end = rewrite.plan.new_size, rewrite.plan.size
+    if not separator(disk.read(mailbox, min(start, 3), max(0, start - 3))):
+        # Who appended may have ended the last message, which has gone: another must not grow by those empty lines.
+        ends = re.match(rb"[\r\n]*(?=From )", disk.read(mailbox, 16, end))
+        end += ends.end() if ends else 0
+    plan = _plan(mailbox, [(start, end)])
     with disk.closing(_create(draft, plan)) as journal:
         disk.rename(draft, _journal(path))
         rest = _Rewrite(mailbox, journal, plan)
