@@ -15,6 +15,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from stubmail.cli import listening_error
+from stubmail.wsgi_worker import PatientWorker
 
 WsgiApp = Callable[..., Iterable[bytes]]
 
@@ -43,8 +44,8 @@ def serve(make_app: Callable[[], WsgiApp], listener: socket.socket, **settings: 
     """Serve what ``make_app`` returns, called once in each worker process, until SIGTERM; then exit with status 0.
 
     SIGHUP starts new workers, which call ``make_app`` anew, and lets the old ones finish. ``settings`` are gunicorn's
-    and go over the defaults: one worker process with 8 threads, 30 seconds to drain. The listener is gunicorn's from
-    here on.
+    and go over the defaults: one worker process with 8 threads that stalling clients cannot hold, 30 seconds to drain.
+    The listener is gunicorn's from here on.
     """
     _Server(make_app, listener.detach(), settings).run()
     raise SystemExit(os.EX_OK)
@@ -55,7 +56,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._make_app = make_app
         self._settings = {
             "bind": f"fd://{descriptor}",
-            "worker_class": "gthread",
+            "worker_class": PatientWorker,
             "workers": 1,
             "threads": 8,
             "timeout": 60,
@@ -63,6 +64,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "logger_class": _Log,
             "loglevel": "warning",
             "control_socket_disable": True,
+            "forwarded_allow_ips": "",  # no proxy is believed, and nobody may switch to HTTP/2
             "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
             **settings,
         }

@@ -22,7 +22,7 @@ class Keyserver:
         "networks whose clients may bring a certificate for an address that has none; through a proxy nobody may",
     )
     read_only: bool = setting(False, "take no certificates at all; the directory may then be read-only too")
-    threads: int = setting(8, "how many requests are answered at a time")
+    threads: int = setting(32, "how many requests are answered at a time")
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be meant."""

@@ -41,12 +41,13 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Running]:
+def running(directory: Path, program: Sequence[str] = KEYSERVER, **variables: str) -> Iterator[Running]:
     keys, log = directory / "keys", directory / "log"
     keys.mkdir(exist_ok=True)
     flags = ["--listen", "127.0.0.1:0", "--domain", "alpha.example", "--keys", str(keys)]
     with log.open("wb") as output:
-        process = subprocess.Popen([*KEYSERVER, *flags], stderr=output, cwd=directory, env=environment(directory))
+        full = environment(directory) | variables
+        process = subprocess.Popen([*program, *flags], stderr=output, cwd=directory, env=full)
     try:
         found = wait_until(lambda: re.search(r"listening address=127\.0\.0\.1:(\d+)", log.read_text()), 30)
         yield Running(process, int(found[1]), keys, log)
@@ -170,6 +171,20 @@ def test_plain_http_1_0_gets_a_length_and_no_chunks(server: Running, alice: str)
             head, _, body = stream.read().partition(b"\r\n\r\n")
     assert f"content-length: {len(body)}" in head.decode().lower()
     assert "transfer-encoding" not in head.decode().lower()
+
+
+def test_clients_that_stall_do_not_hold_the_only_thread(tmp_path: Path) -> None:
+    program = "from stubmail import wsgi_worker; wsgi_worker.GRACE = 0.3; "
+    program += "from services.keyserver.__main__ import main; main()"
+    with running(tmp_path, [sys.executable, "-c", program], STUBMAIL_KEYSERVER_THREADS="1") as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address) as silent, socket.create_connection(address) as body:
+            silent.sendall(b"GET /pks/lookup?op=get")
+            body.sendall(b"POST /pks/add HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n")
+            body.sendall(b"Content-Type: application/x-www-form-urlencoded\r\n\r\nkeytext=")
+            with socket.create_connection(address, timeout=30) as client:
+                client.sendall(b"GET /pks/lookup?op=get&search=nobody@alpha.example HTTP/1.0\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.0 404")
 
 
 def run(

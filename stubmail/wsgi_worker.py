@@ -1,0 +1,60 @@
+"""Gunicorn's threaded worker, with an end to the patience for clients that stall on purpose.
+
+Each connection that a thread serves has a deadline: for the request's header, then for as many octets as the
+application is about to move. Who misses it is disconnected, and the thread is free again.
+"""
+
+import logging
+import socket
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from gunicorn.http.message import Request
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from stubmail.log import event
+
+GRACE = 30.0  # seconds for a header, and for any number of octets
+MIN_RATE = 8_192  # octets a second, on top of that
+
+_log = logging.getLogger("wsgi")
+_deadlines: dict[socket.socket, float] = {}  # of this worker process
+
+
+def allow(connection: socket.socket | None, octets: int) -> None:
+    """Give a connection time to move so many octets from now on; one that nobody watches needs none."""
+    if connection in _deadlines:
+        _deadlines[connection] = time.monotonic() + GRACE + octets / MIN_RATE
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A worker whose threads cannot be held by clients that send or read too slowly."""
+
+    def handle(self, conn: TConn) -> Any:
+        """In a thread: begin to read a request's header. What a client waited for a thread does not count."""
+        _deadlines[conn.sock] = time.monotonic() + GRACE
+        return super().handle(conn)
+
+    def handle_request(self, req: Request, conn: TConn) -> Any:
+        """The header is there: give as much time for the rest, until the application asks for more."""
+        allow(conn.sock, 0)
+        return super().handle_request(req, conn)
+
+    def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
+        """The thread is done with this request."""
+        _deadlines.pop(conn.sock, None)
+        super().finish_request(conn, fs)
+
+    def murder_pending(self) -> None:
+        """Called about once a second: disconnect whoever is too late. The thread that waits for him wakes up."""
+        super().murder_pending()
+        now = time.monotonic()
+        for connection, deadline in list(_deadlines.items()):
+            if now > deadline:
+                _deadlines.pop(connection, None)
+                event(_log, "stalled", level=logging.WARNING, seconds=round(now - deadline + GRACE))
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
