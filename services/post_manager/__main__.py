@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from services.post_manager import directory, notifier, service
+from services.post_manager import directory, service
 from services.post_manager.export import export
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.database import sqlite_path
+from services.post_manager.udp_socket import UdpSocket
 from stubmail import cli, log, wsgi
 from stubmail.supervisor import Child, supervise
 
@@ -61,7 +62,7 @@ def _try_addresses(section: PostManager) -> None:
     """Find out now, and not in a child that has just started, whether both addresses can be bound."""
     wsgi.bind(*cli.parse_listen(section.listen)).close()
     if section.udp:
-        notifier.bind(*cli.parse_listen(section.udp_listen)).close()
+        UdpSocket(*cli.parse_listen(section.udp_listen)).close()
 
 
 def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:

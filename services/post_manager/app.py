@@ -51,8 +51,8 @@ class Edge:
 def create_app(edge: Edge) -> Flask:
     """Return the WSGI application."""
     app = Flask("post_manager", static_folder=None)
-    app.url_map.strict_slashes = False
 
+    @app.post(f"/{edge.prefix}", provide_automatic_options=False)
     @app.post(f"/{edge.prefix}/", provide_automatic_options=False)
     def store() -> Response:
         parts: Parts | None = None

@@ -20,6 +20,6 @@ class Counters:
         return self._numbers[name]
 
     def snapshot(self) -> dict[str, int]:
-        """Return all numbers as they are now."""
+        """Return all numbers as they are now, with names that a log line can have."""
         with self._lock:
-            return dict(sorted(self._numbers.items()))
+            return {name.replace(" ", "_"): number for name, number in sorted(self._numbers.items())}

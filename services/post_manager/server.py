@@ -34,7 +34,7 @@ class Server:
         self._accounts = accounts
         self._stop_worker: Callable[[], None] = lambda: None
 
-    def reload(self, *_: object) -> None:
+    def reload(self, _arbiter: object) -> None:
         """In the master, on SIGHUP: read the accounts file again; a broken one leaves things as they were."""
         try:
             self._accounts = load_accounts(self._section.accounts, self._section.terms)
@@ -56,14 +56,14 @@ class Server:
             chores.stop()
             thread.join(5)
             database.close()
-            log.event(_log, "counted", **{name.replace(" ", "_"): n for name, n in counters.snapshot().items()})
+            log.event(_log, "ended", **counters.snapshot())
 
         self._stop_worker = stop
         return create_app(
             service.make_edge(section, self._host, self._accounts, database, counters=counters, allow=allow)
         )
 
-    def end(self, *_: object) -> None:
+    def end(self, _arbiter: object, _worker: object) -> None:
         """In a worker that has served its last request."""
         self._stop_worker()
 

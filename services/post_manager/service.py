@@ -19,11 +19,16 @@ from services.post_manager.storage import schema
 from services.post_manager.storage.database import Database, StorageDamaged, StorageError, sqlite_path
 from stubmail import cli
 from stubmail.errors import Exit
-from stubmail.settings import ConfigError, Domain
+from stubmail.settings import ConfigError, Domain, load_file
 
 
-def read(config: Path) -> tuple[PostManager, str]:
-    """Return [post_manager] of stub.conf and the store's host name. Raises ConfigError."""
+def read(config: Path, *, sample: bool = True) -> tuple[PostManager, str]:
+    """Return [post_manager] of stub.conf and the store's host name. Raises ConfigError.
+
+    ``sample``: a missing file is answered by a sample of it on standard output.
+    """
+    if not sample:
+        load_file(config)
     section, domain = cli.load(config, post_manager=PostManager, domain=Domain)
     return section, section.host_of(domain)
 
