@@ -47,7 +47,7 @@ class Mbox:
         of the same owner) calls it again when the messages are in the file, so it must bear hearing an id twice;
         ids that it hears before the batch is written are left out of the batch.
         Raises MboxError (4.3.1 when the disk is full, MailboxBusy, NotMbox): then nothing was delivered. What
-        ``committed`` raises goes through: then all was delivered, and the ids are reported again next time.
+        ``committed`` raises goes through; the ids that it was called with are in the mailbox and reported again.
         """
         if not messages:
             return
