@@ -33,7 +33,6 @@ class Host(Protocol):
 
     door: Door
     patience: Patience
-    allow_plain: bool
 
     @property
     def mail(self) -> Executor:
@@ -42,6 +41,9 @@ class Host(Protocol):
     @property
     def tls(self) -> ssl.SSLContext | None:
         """The certificate in use now, for new TLS sessions; None when there is none."""
+
+    def allows_plain(self, local: bool) -> bool:
+        """Tell whether a client, on this machine or another, may log in without TLS."""
 
     def enter(self, connection: "Connection") -> str:
         """Count a new connection; returns why it cannot stay, or an empty text."""
@@ -87,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._session = Session(
             encrypted=self._implicit_tls,
             tls_offered=self._host.tls is not None,
-            plain_allowed=self._host.allow_plain or self.local,
+            plain_allowed=self._host.allows_plain(self.local),
         )
         self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
         if refusal := self._host.enter(self):

@@ -36,7 +36,6 @@ class Server:
     def __init__(self, settings: Pop3d, users: Users, tls: ssl.SSLContext | None) -> None:
         self._settings = settings
         self._tls = tls
-        self.allow_plain = settings.allow_plain
         self.patience = Patience(settings.login_seconds, settings.idle_seconds, settings.write_seconds)
         self.mail = ThreadPoolExecutor(settings.threads, thread_name_prefix="mail")
         self._passwords = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="password")
@@ -50,6 +49,10 @@ class Server:
         self._nobody_left.set()
 
     # For connections
+
+    def allows_plain(self, local: bool) -> bool:
+        """Tell whether a client, on this machine or another, may log in without TLS."""
+        return self._settings.allow_plain_loopback if local else self._settings.allow_plain
 
     @property
     def tls(self) -> ssl.SSLContext | None:

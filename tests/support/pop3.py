@@ -1,0 +1,105 @@
+"""A maildrop in memory, and a driver that carries out at once what a POP3 session asks for."""
+
+from collections.abc import Iterator, Sequence
+
+from services.pop3d.actions import Close, Commit, Login, Retrieve, StartTls
+from services.pop3d.session import Session
+from services.pop3d.stuffing import END, stuff, top
+
+NAME, PASSWORD = b"bob", b"open sesame"
+
+
+class FakeMaildrop:
+    """Messages in wire form; ``content`` yields pieces of ``piece`` octets."""
+
+    def __init__(self, messages: Sequence[bytes] = (), piece: int = 7) -> None:
+        self.messages = list(messages)
+        self.piece = piece
+        self.committed: list[int] | None = None
+        self.closed = False
+
+    @property
+    def octets(self) -> Sequence[int]:
+        return [len(message) for message in self.messages]
+
+    def uid(self, index: int) -> str:
+        return f"uid-{index + 1}"
+
+    def content(self, number: int) -> Iterator[bytes]:
+        message = self.messages[number - 1]
+        return (message[at : at + self.piece] for at in range(0, len(message), self.piece))
+
+    def commit(self, numbers: Sequence[int]) -> None:
+        self.committed = list(numbers)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Driver:
+    """One session and the world around it: bob's password opens ``maildrop``."""
+
+    def __init__(
+        self,
+        maildrop: FakeMaildrop | None = None,
+        *,
+        encrypted: bool = False,
+        tls_offered: bool = True,
+        plain_allowed: bool = True,
+        refusal: tuple[str, str] | None = None,
+        commit_works: bool = True,
+    ) -> None:
+        self.maildrop = maildrop or FakeMaildrop()
+        self.session = Session(encrypted=encrypted, tls_offered=tls_offered, plain_allowed=plain_allowed)
+        self.logins: list[Login] = []
+        self.closed = ""
+        self.tls = encrypted
+        self._refusal = refusal
+        self._commit_works = commit_works
+        self.greeting = self._output()
+
+    def send(self, data: bytes, step: int = 0) -> bytes:
+        """Return what the session answers when ``data`` comes whole, or ``step`` octets at a time."""
+        pieces = [data[at : at + step] for at in range(0, len(data), step)] if step else [data]
+        answer = b""
+        for piece in pieces:
+            self.session.receive(piece)
+            answer += self._output()
+        return answer
+
+    def log_in(self) -> bytes:
+        return self.send(b"USER " + NAME + b"\r\nPASS " + PASSWORD + b"\r\n")
+
+    def _output(self) -> bytes:
+        out = b""
+        while (action := self.session.next()) is not None:
+            if isinstance(action, bytes):
+                out += action
+                continue
+            assert not self.closed, f"{action} after the end"
+            match action:
+                case Login():
+                    self._log_in(action)
+                case StartTls():
+                    self.tls = True
+                    self.session.tls_started()
+                case Retrieve():
+                    content = self.maildrop.content(action.number)
+                    whole = content if action.lines is None else top(content, action.lines)
+                    out += action.head + b"".join(stuff(whole)) + END
+                case Commit():
+                    if self._commit_works:
+                        self.maildrop.commit(action.numbers)
+                    self.session.committed(self._commit_works)
+                case Close():
+                    self.closed = action.reason
+        return out
+
+    def _log_in(self, login: Login) -> None:
+        self.logins.append(login)
+        if (login.name, login.password) != (NAME, PASSWORD):
+            self.session.refuse("AUTH", "Authentication failed")
+        elif self._refusal:
+            self.session.refuse(*self._refusal)
+        else:
+            self.session.accept(self.maildrop)
