@@ -35,13 +35,13 @@ def main(role: str | None, config: Path, check: bool, verbose: bool) -> None:
 
         check_all(domain, dns, options)
     elif role == "receiver":
-        from services.smtp2stub.receiver import run as run_receiver
+        from services.smtp2stub.receiver import run as receive  # neither process loads the other's dependencies
 
-        run_receiver(host, options)
+        receive(host, options)
     elif role == "courier":
-        from services.smtp2stub.courier import run as run_courier
+        from services.smtp2stub.courier_process import run as carry
 
-        run_courier(host, dns, options)
+        carry(host, dns, options)
     else:
         command = [sys.executable, "-m", "services.smtp2stub", "--config", str(config), *["-v"] * verbose]
         children = [Child(f"smtp2stub.{name}", [*command, "--role", name]) for name in ROLES]

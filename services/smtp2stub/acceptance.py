@@ -1,9 +1,11 @@
 """Taking a message into our care: whose it may be, what it must look like, and then into the spool."""
 
+import asyncio
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +56,7 @@ class Acceptance:
         self.clock = clock
         self.connections: set[Drainable] = set()
         self.draining = False
+        self.empty = asyncio.Event()  # set when the last connection ends
         self._per_network = SessionLimit(options.connection_limit_per_address)
 
     @property
@@ -70,11 +73,14 @@ class Acceptance:
         if not self._per_network.enter(name):
             return "has too many connections from you"
         self.connections.add(connection)
+        self.empty.clear()
         return ""
 
     def leave(self, connection: Drainable, name: str) -> None:
         """Count one less."""
         self.connections.discard(connection)
+        if not self.connections:
+            self.empty.set()
         self._per_network.leave(name)
 
     def check_sender(self, address: str, user: User | None, utf8: bool) -> User | None:
@@ -122,7 +128,9 @@ class Draft:
         self._mail_from = mail_from
         self._recipients = recipients
         self._utf8 = utf8
-        self._text: IO[bytes] = tempfile.SpooledTemporaryFile(SMALL, dir=str(acceptance.scratch))
+        self._open = ExitStack()
+        text = tempfile.SpooledTemporaryFile(SMALL, dir=str(acceptance.scratch))  # noqa: SIM115
+        self._text: IO[bytes] = self._open.enter_context(text)
         self._disk_full = False
         self.reader = DataReader(acceptance.options.size_limit)
 
@@ -132,7 +140,7 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._text.close()
+        self._open.close()
 
     def feed(self, data: bytes) -> None:
         """Take octets as they came; they may go beyond the message's end."""

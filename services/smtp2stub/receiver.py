@@ -5,6 +5,7 @@ import logging
 import signal
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -97,9 +98,9 @@ class Receiver:
             server.close()
         for connection in list(acceptance.connections):
             connection.drain()
-        deadline = asyncio.get_running_loop().time() + self._options.drain_seconds
-        while acceptance.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        if acceptance.connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(acceptance.empty.wait(), self._options.drain_seconds)
         event(_log, "stopped", connections=len(acceptance.connections) or None)
 
     def _reload(self, authenticator: Authenticator) -> None:

@@ -1,0 +1,105 @@
+"""--check: try everything that the gateway needs, and say all that is wrong."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import click
+
+from services.smtp2stub.courier_process import parse_store, smarthost
+from services.smtp2stub.notices import MBOX
+from services.smtp2stub.receiver import tls_context
+from services.smtp2stub.routing import Policy
+from services.smtp2stub.settings import Smtp2stub
+from stubmail.cli import listening_error, parse_listen
+from stubmail.discovery import Resolver
+from stubmail.errors import Exit, StubmailError
+from stubmail.keyring import Keyring
+from stubmail.queue import Queue
+from stubmail.settings import ConfigError, Dns, Domain
+from stubmail.spool import remove_durably, write_durably
+from stubmail.users import User, Users, load_users
+
+
+def check_all(domain: Domain, dns: Dns, options: Smtp2stub) -> None:
+    """Try users, keys, maildrops, spool, ports, DNS and the smarthost; print what is right on standard output.
+
+    Raises the Exit when one thing is wrong; when more is, one with the first one's status and all the sentences.
+    """
+    users = load_users(options.users)
+    errors: list[Exit] = []
+    for check in _checks(domain, dns, options, users):
+        try:
+            click.echo(check())
+        except Exit as error:
+            errors.append(error)
+        except StubmailError as error:
+            errors.append(Exit(os.EX_UNAVAILABLE, error.text))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            errors.append(Exit(os.EX_OSERR, f"{where}{error.strerror or error}"))
+    if errors:
+        raise Exit(errors[0].status, "; ".join(error.text for error in errors))
+
+
+def _checks(domain: Domain, dns: Dns, options: Smtp2stub, users: Users) -> Iterator[Callable[[], str]]:
+    yield lambda: _spool(options.spool)
+    yield lambda: f"tls: {'certificate read' if tls_context(options) else 'none'}"
+    yield from (partial(_port, text) for text in (options.listen, options.tls_listen) if text)
+    yield from (partial(_user, user) for user in users)
+    if options.policy != Policy.NEVER:
+        yield lambda: _store(domain.name, dns, options)
+    if options.smarthost:
+        yield lambda: _smarthost(domain, options)
+
+
+def _spool(spool: Path) -> str:
+    Queue(spool).create()
+    probe = spool / ".check"
+    write_durably(probe, b"")
+    remove_durably(probe)
+    return f"spool: {spool} can be written"
+
+
+def _port(text: str) -> str:
+    host, port = parse_listen(text)
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return f"listen: {text} is free"
+    except OSError as error:
+        raise listening_error(error, host, port) from error
+
+
+def _user(user: User) -> str:
+    if user.address is None:
+        raise ConfigError(f"user {user.name} has no address: it cannot send")
+    if user.gnupghome is None:
+        raise ConfigError(f"user {user.name} has no gnupghome: it cannot send stub mail")
+    identity = Keyring(user.gnupghome).identity(user.address, user.passphrase())
+    if not user.maildrop.startswith(MBOX):
+        raise ConfigError(f"user {user.name} has no maildrop of the kind {MBOX}PATH: notices could not reach it")
+    path = Path(user.maildrop.removeprefix(MBOX))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise Exit(os.EX_NOPERM, f"user {user.name}: the directory {path.parent} is missing or cannot be written")
+    return f"user {user.name}: {user.address}, key {identity.fingerprint}, maildrop {path}"
+
+
+def _store(domain: str, dns: Dns, options: Smtp2stub) -> str:
+    if options.store:
+        return f"store: {parse_store(options.store)}"
+    offer = Resolver.from_settings(dns).discover(domain)
+    if offer is None:
+        raise Exit(os.EX_UNAVAILABLE, f"DNS answers, but {domain} has no stub mail records: nothing can be stored")
+    return f"store: {offer.stores[0]}"
+
+
+def _smarthost(domain: Domain, options: Smtp2stub) -> str:
+    host = smarthost(options, domain.host or domain.name)
+    assert host is not None
+    client = host.connect()
+    with suppress(OSError):
+        client.quit()
+    return f"smarthost: {options.smarthost} takes mail"

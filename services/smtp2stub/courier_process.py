@@ -1,0 +1,173 @@
+"""The courier's process: puts its parts together, listens to the bell and to signals, and ends without hurry."""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from urllib.parse import urlsplit
+
+from services.smtp2stub.account import Account
+from services.smtp2stub.courier import Courier
+from services.smtp2stub.destinations import Destinations
+from services.smtp2stub.dispatch import Dispatch, Relay
+from services.smtp2stub.known_domains import KnownDomains
+from services.smtp2stub.notices import Notices
+from services.smtp2stub.posting import Posting
+from services.smtp2stub.relay import Smarthost, relay
+from services.smtp2stub.routing import Policy
+from services.smtp2stub.schedule import Schedule
+from services.smtp2stub.settings import Smtp2stub
+from stubmail.cli import parse_listen
+from stubmail.discovery import Resolver, Store
+from stubmail.errors import Exit, PermanentError
+from stubmail.http_client import HttpClient
+from stubmail.log import event
+from stubmail.queue import Bell, Queue
+from stubmail.settings import ConfigError, Dns
+from stubmail.users import load_users
+
+LOOKUP_THREADS = 32
+POST_THREADS = 4
+RELAY_THREADS = 4  # each holds a message
+DISK_THREADS = 4
+DAY = 86_400.0
+
+_log = logging.getLogger("smtp2stub.courier")
+
+
+def run(host: str, dns: Dns, options: Smtp2stub) -> None:
+    """Carry mail until SIGTERM; SIGHUP reads users and keys anew. ``host`` is our name. Raises Exit."""
+    asyncio.run(_Process(host, dns, options).run())
+
+
+class _Process:
+    def __init__(self, host: str, dns: Dns, options: Smtp2stub) -> None:
+        self._host = host
+        self._options = options
+        self._resolver = Resolver.from_settings(dns)
+        self._http = HttpClient(self._resolver)
+        self._store = parse_store(options.store) if options.store else None
+        self._users = load_users(options.users)
+        self._accounts: dict[str, Account] = {}
+
+    async def run(self) -> None:
+        queue = Queue(self._options.spool)
+        queue.create()
+        with ExitStack() as resources:
+            resources.enter_context(queue.lock("courier"))
+            bell = Bell(queue.bell_path)
+            resources.callback(bell.close)
+            courier = self._courier(queue, resources)
+            courier.recover()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(bell, _heard, bell, courier)
+            resources.callback(loop.remove_reader, bell)
+            stopped = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(signal.SIGHUP, self._reload, courier)
+            work = asyncio.create_task(courier.run())
+            await asyncio.wait([work, asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED)
+            courier.stop()
+            try:
+                await asyncio.wait_for(work, self._options.drain_seconds)
+            except TimeoutError:
+                # Threads that wait for the network cannot be called back; all they might still do can be repeated.
+                event(_log, "stopped", reason="with attempts under way")
+                os._exit(os.EX_OK)
+            event(_log, "stopped")
+
+    def _courier(self, queue: Queue, resources: ExitStack) -> Courier:
+        options = self._options
+        lookups, posts, relays, disk, notices = (
+            resources.enter_context(ThreadPoolExecutor(size, name))
+            for size, name in (
+                (LOOKUP_THREADS, "lookup"),
+                (POST_THREADS, "post"),
+                (RELAY_THREADS, "relay"),
+                (DISK_THREADS, "disk"),
+                (1, "notices"),
+            )
+        )
+        destinations = Destinations(
+            self._resolver,
+            KnownDomains(options.spool / "domains"),
+            Policy(options.policy),
+            smarthost=bool(options.smarthost),
+            threads=lookups,
+            clock=time.time,
+        )
+        return Courier(
+            queue,
+            Dispatch(self._account, destinations, Posting(posts), self._relay(), relays),
+            Notices(queue, lambda: self._users, self._host, time.time),
+            Schedule(options.retry_min_seconds, options.retry_max_seconds, options.queue_lifetime_days * DAY),
+            disk=disk,
+            notices=notices,
+            clock=time.time,
+            rng=random.SystemRandom(),
+        )
+
+    def _account(self, name: str) -> Account:
+        if name not in self._accounts:
+            user = self._users.find(name)
+            if user is None:
+                raise PermanentError("5.3.5", f"there is no account {name} any more")
+            self._accounts[name] = Account(user, self._http, self._resolver, self._store, time.time)
+        return self._accounts[name]
+
+    def _relay(self) -> Relay | None:
+        host = smarthost(self._options, self._host)
+        return partial(relay, host.connect) if host else None
+
+    def _reload(self, courier: Courier) -> None:
+        try:
+            self._users = load_users(self._options.users)
+        except Exit as error:
+            event(_log, "refused", level=logging.ERROR, reason=error.text)
+            return
+        self._accounts.clear()
+        event(_log, "reloaded", users=len(self._users))
+        courier.ring()
+
+
+def _heard(bell: Bell, courier: Courier) -> None:
+    bell.clear()
+    courier.ring()
+
+
+def parse_store(url: str) -> Store:
+    """Return the store at a URL as ``_post._tcp`` would name it. Raises ConfigError."""
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    try:
+        port = parts.port or default
+    except ValueError:
+        port = None
+    prefix = parts.path.strip("/")
+    if default is None or port is None or not parts.hostname or not prefix or (default == 443) != (port == 443):
+        raise ConfigError(f"[smtp2stub] store must be http://HOST[:PORT]/PREFIX or https://HOST/PREFIX, not {url!r}")
+    return Store(parts.hostname, port, prefix)
+
+
+def smarthost(options: Smtp2stub, name: str) -> Smarthost | None:
+    """Return the smarthost that [smtp2stub] describes, None when it names none. Raises ConfigError."""
+    if not options.smarthost:
+        return None
+    host, port = parse_listen(options.smarthost, 25)
+    password = ""
+    context = None
+    try:
+        if options.smarthost_password_file is not None:
+            password = options.smarthost_password_file.read_text().removesuffix("\n")
+        if options.smarthost_tls != "none":
+            context = ssl.create_default_context(cafile=options.smarthost_ca)
+    except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"[smtp2stub] the smarthost's password or certificates cannot be read: {error}") from error
+    return Smarthost(host, port, options.smarthost_tls, name, context, options.smarthost_user, password)

@@ -1,0 +1,138 @@
+"""Where mail for each recipient goes: DNS and key servers asked in threads, no domain standing in another's way."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from services.smtp2stub.account import Account
+from services.smtp2stub.keys import Addressee
+from services.smtp2stub.known_domains import KnownDomains
+from services.smtp2stub.routing import Policy, Route, decide
+from stubmail.address import Address
+from stubmail.discovery import Resolver
+from stubmail.errors import StubmailError, TemporaryError
+from stubmail.log import event
+
+PATIENCE = 3.0  # seconds; the recipients whose domain takes longer are served at a later attempt, the others now
+PER_DOMAIN = 2  # lookups for one domain at the same time
+FAILURE_SECONDS = 4.0  # for which a domain that could not be looked up is not asked again; under the first retry delay
+
+Found = Addressee | Route | StubmailError  # a key; Route.SMARTHOST; or why not, now or ever
+
+_log = logging.getLogger("smtp2stub.courier")
+
+
+@dataclass(slots=True)
+class _Gate:
+    """One domain: how many lookups run or wait, and the last failure with its time."""
+
+    semaphore: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PER_DOMAIN))
+    users: int = 0
+
+
+class Destinations:
+    """Finds out, for recipients, how their mail travels and with which key.
+
+    ``threads`` is the pool for lookups, of which a slow domain can hold PER_DOMAIN. ``smarthost``: there is one.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        known: KnownDomains,
+        policy: Policy,
+        *,
+        smarthost: bool,
+        threads: Executor,
+        clock: Callable[[], float],
+        patience: float = PATIENCE,
+    ) -> None:
+        self._resolver = resolver
+        self._known = known
+        self._policy = policy
+        self._smarthost = smarthost
+        self._threads = threads
+        self._clock = clock
+        self._patience = patience
+        self._gates: dict[str, _Gate] = {}
+        self._failures: dict[str, tuple[float, TemporaryError]] = {}
+        self._lookups: set[asyncio.Task[Mapping[Address, Found]]] = set()
+
+    async def find(self, account: Account | StubmailError, recipients: Sequence[Address]) -> dict[Address, Found]:
+        """Return what was found for each recipient; never raises for what a domain does.
+
+        ``account`` is the sender's, or why it cannot send stub mail now.
+        """
+        by_domain: dict[str, list[Address]] = {}
+        for recipient in recipients:
+            by_domain.setdefault(recipient.domain, []).append(recipient)
+        lookups = {
+            asyncio.create_task(self._look_up(account, domain, members)): members
+            for domain, members in by_domain.items()
+        }
+        self._lookups.update(lookups)  # those that take too long go on, and what they find is there next time
+        for task in lookups:
+            task.add_done_callback(self._lookups.discard)
+        done, late = await asyncio.wait(lookups, timeout=self._patience)
+        found: dict[Address, Found] = {}
+        for task in done:
+            found.update(task.result())
+        slow = TemporaryError("4.4.3", "the domain's name servers or key server are slow to answer")
+        found.update({recipient: slow for task in late for recipient in lookups[task]})
+        return found
+
+    def forget_failures(self) -> None:
+        """Ask again at once, also those domains that have just failed."""
+        self._failures.clear()
+
+    async def _look_up(
+        self, account: Account | StubmailError, domain: str, recipients: Sequence[Address]
+    ) -> Mapping[Address, Found]:
+        gate = self._gates.setdefault(domain, _Gate())
+        gate.users += 1
+        try:
+            async with gate.semaphore:
+                if failure := self._recent_failure(domain):
+                    return dict.fromkeys(recipients, failure)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, self._ask, account, domain, recipients)
+        except StubmailError as error:
+            if isinstance(error, TemporaryError):
+                self._failures[domain] = (self._clock() + FAILURE_SECONDS, error)
+            return dict.fromkeys(recipients, error)
+        except OSError as error:
+            event(_log, "failed", level=logging.ERROR, reason=f"cannot note that {domain} offers stub mail: {error}")
+            return dict.fromkeys(recipients, TemporaryError("4.3.0", "the gateway's disk cannot be written"))
+        finally:
+            gate.users -= 1
+            if not gate.users:
+                del self._gates[domain]
+
+    def _ask(
+        self, account: Account | StubmailError, domain: str, recipients: Sequence[Address]
+    ) -> Mapping[Address, Found]:
+        """In a thread: what the domain offers, and the recipients' keys. Raises StubmailError and OSError."""
+        offer = None if self._policy is Policy.NEVER else self._resolver.discover(domain)
+        if offer is not None:
+            self._known.remember(domain)  # before anything relies on it
+        route = decide(domain, offer, policy=self._policy, remembered=domain in self._known, smarthost=self._smarthost)
+        if route is Route.SMARTHOST or offer is None:
+            return dict.fromkeys(recipients, Route.SMARTHOST)
+        if isinstance(account, StubmailError):
+            return dict.fromkeys(recipients, account)
+        found: dict[Address, Found] = {}
+        for recipient in recipients:
+            try:
+                found[recipient] = account.keys.find(recipient, offer)
+            except StubmailError as error:
+                found[recipient] = error
+        return found
+
+    def _recent_failure(self, domain: str) -> TemporaryError | None:
+        now = self._clock()
+        if len(self._failures) > len(self._gates):
+            self._failures = {name: entry for name, entry in self._failures.items() if entry[0] > now}
+        until, error = self._failures.get(domain, (0.0, None))
+        return error if until > now else None

@@ -1,0 +1,169 @@
+"""The way to domains without stub mail: one smarthost (RFC 5321), its answers kept apart by recipient.
+
+Between the smarthost's 250 and the moment when that is on our disk lies a window in which a crash sends the message a
+second time; SMTP offers nothing to close it (RFC 1047).
+"""
+
+import smtplib
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from stubmail.address import Address
+from stubmail.errors import PermanentError, StubmailError, TemporaryError
+from stubmail.queue import Item, Outcome, State
+
+VIA = "smarthost"
+CONNECT_SECONDS = 30.0
+REPLY_SECONDS = 300.0  # RFC 5321 §4.5.3.2
+ACCEPT_SECONDS = 600.0  # the same, for the reply to the final dot: giving up early makes duplicates
+MAX_TEXT = 400  # characters of a reply that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Smarthost:
+    """Where it is, how the connection is protected (``none``, ``starttls``, ``tls``), and how to log in.
+
+    ``context`` verifies its certificate for ``host``; ``name`` is what we call ourselves.
+    """
+
+    host: str
+    port: int
+    tls: str
+    name: str
+    context: ssl.SSLContext | None = None
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    def connect(self) -> smtplib.SMTP:
+        """Return a connection that is ready for mail. Raises StubmailError: 4.4.1, 4.7.0 or what the server said."""
+        try:
+            if self.tls == "tls":
+                client: smtplib.SMTP = smtplib.SMTP_SSL(
+                    self.host, self.port, self.name, timeout=CONNECT_SECONDS, context=self.context
+                )
+            else:
+                client = smtplib.SMTP(self.host, self.port, self.name, timeout=CONNECT_SECONDS)
+        except OSError as error:
+            raise _failed(error, f"cannot reach the smarthost {self.host} port {self.port}") from error
+        try:
+            client.ehlo_or_helo_if_needed()
+            if self.tls == "starttls":
+                client.starttls(context=self.context)
+                client.ehlo()
+            if self.user:
+                client.login(self.user, self.password)
+            _patience(client, REPLY_SECONDS)
+        except OSError as error:
+            client.close()
+            raise _failed(error, f"the smarthost {self.host} cannot be used") from error
+        return client
+
+
+def relay(
+    connect: Callable[[], smtplib.SMTP], item: Item, recipients: Sequence[Address], message: bytes
+) -> list[Outcome]:
+    """Hand a message to the smarthost for these recipients and return what it said of each, in their order.
+
+    Never raises for what the network or the smarthost does: that is in the outcomes.
+    """
+    try:
+        client = connect()
+    except StubmailError as error:
+        return [_deferred(error)] * len(recipients)
+    try:
+        return _transaction(client, item, recipients, message)
+    except StubmailError as error:
+        return [Outcome.of(error, VIA)] * len(recipients)
+    except OSError as error:  # smtplib's errors are OSErrors too
+        return [Outcome.of(_failed(error, "the smarthost broke off"), VIA)] * len(recipients)
+    finally:
+        _quit(client)
+
+
+def _transaction(client: smtplib.SMTP, item: Item, recipients: Sequence[Address], message: bytes) -> list[Outcome]:
+    mail_from = str(item.mail_from) if item.mail_from else ""
+    _expect(client.mail(mail_from, _options(client, item)))
+    replies = [client.rcpt(str(recipient)) for recipient in recipients]
+    outcomes = [_outcome(*reply) for reply in replies]
+    if any(outcome.state is State.DONE for outcome in outcomes):
+        final = _data(client, message)
+        outcomes = [final if outcome.state is State.DONE else outcome for outcome in outcomes]
+    return outcomes
+
+
+def _data(client: smtplib.SMTP, message: bytes) -> Outcome:
+    _patience(client, ACCEPT_SECONDS)
+    try:
+        return _outcome(*client.data(message))
+    except smtplib.SMTPDataError as error:  # instead of 354
+        return _outcome(error.smtp_code, _octets(error.smtp_error))
+
+
+def _options(client: smtplib.SMTP, item: Item) -> list[str]:
+    """The parameters of MAIL. Raises PermanentError when the message is one that the smarthost cannot take."""
+    options = [f"SIZE={item.size}"] if client.has_extn("size") else []
+    if item.utf8:
+        if not client.has_extn("smtputf8"):
+            raise PermanentError("5.6.7", "the message needs SMTPUTF8, which the smarthost does not know")
+        options.append("SMTPUTF8")
+    if item.eight_bit:
+        if not client.has_extn("8bitmime"):
+            raise PermanentError("5.6.3", "the message has octets over 127, which the smarthost does not take")
+        options.append("BODY=8BITMIME")
+    return options
+
+
+def _expect(reply: tuple[int, bytes]) -> None:
+    outcome = _outcome(*reply)
+    if outcome.state is not State.DONE:
+        kind = TemporaryError if outcome.state is State.WAITING else PermanentError
+        raise kind(outcome.code, outcome.text)
+
+
+def _outcome(code: int, text: bytes) -> Outcome:
+    """What a reply means for a recipient: 2xx done, 5xx failed, anything else another time."""
+    words = text.decode("utf-8", "replace").replace("\n", " ")[:MAX_TEXT]
+    state = State.DONE if code // 100 == 2 else State.FAILED if code // 100 == 5 else State.WAITING
+    enhanced, _, rest = words.partition(" ")
+    default = {State.DONE: "2.0.0", State.FAILED: "5.0.0", State.WAITING: "4.0.0"}[state]
+    if not _is_enhanced(enhanced, default[0]):
+        enhanced, rest = default, words
+    return Outcome(state, enhanced, f"the smarthost says: {code} {rest}" if state is not State.DONE else rest, VIA)
+
+
+def _is_enhanced(text: str, kind: str) -> bool:
+    parts = text.split(".")
+    return len(parts) == 3 and parts[0] == kind and all(part.isascii() and part.isdigit() for part in parts)
+
+
+def _failed(error: Exception, what: str) -> StubmailError:
+    """What went wrong while connecting or in the middle. A refused login waits for the administrator."""
+    if isinstance(error, smtplib.SMTPResponseException):
+        reason = f"{error.smtp_code} {_octets(error.smtp_error).decode('utf-8', 'replace')}"
+    elif isinstance(error, OSError):
+        reason = error.strerror or str(error)
+    else:
+        reason = str(error)
+    return TemporaryError("4.4.1", f"{what}: {reason[:MAX_TEXT]}")
+
+
+def _deferred(error: StubmailError) -> Outcome:
+    return Outcome(State.WAITING, error.code, error.text, VIA)
+
+
+def _octets(text: bytes | str) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def _patience(client: smtplib.SMTP, seconds: float) -> None:
+    if client.sock is not None:
+        client.sock.settimeout(seconds)
+
+
+def _quit(client: smtplib.SMTP) -> None:
+    """End politely; whether the smarthost still listens makes no difference."""
+    try:
+        client.quit()
+    except OSError:
+        client.close()
