@@ -25,7 +25,7 @@ STALE_SECONDS = 300  # a dotlock that nobody touched for so long has been left b
 ORPHAN_SECONDS = 10  # one of ours without the fcntl lock, made on another host or in another container
 REFRESH_SECONDS = 2
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2  # seconds between two tries, less a random part
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.03  # seconds between two tries, less a random part
 _jitter = random.SystemRandom()
 
 
