@@ -11,7 +11,7 @@ from stubmail.address import Address, AddressError
 TAG_SIZE = 16  # octets
 MIN_TAGS = 8
 MAX_TAGS = 4096
-MAX_ENVELOPE = 512 + MAX_TAGS * 51  # octets: the longest block that the grammar below admits
+MAX_ENVELOPE = 319 + MAX_TAGS * 50  # octets: the longest block that the grammar below admits
 
 _CONTEXT = b"stubmail recipient 1\x00"
 _BLOCK = re.compile(
@@ -37,8 +37,8 @@ class Envelope:
 
     def wrap(self, message: bytes) -> bytes:
         """Return the text to sign and encrypt: header block, empty line, the message's octets."""
-        stamp = self.date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lines = [f"Stub-Version: 1\r\nStub-From: {self.sender}\r\nStub-Date: {stamp}\r\n"]
+        stamp = self.date.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
+        lines = [f"Stub-Version: 1\r\nStub-From: {self.sender}\r\nStub-Date: {stamp}Z\r\n"]
         lines += [f"Stub-Recipient: {tag.hex()}\r\n" for tag in self.tags]
         return ("".join(lines) + "\r\n").encode() + message
 

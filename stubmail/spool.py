@@ -12,7 +12,7 @@ def write_durably(path: Path, data: bytes | Iterable[bytes], mode: int = 0o600) 
     """Write ``path`` so that it is on disk, whole, when this returns; an older file of that name is replaced.
 
     Written under a temporary name beside it, fsynced, renamed, and the directory fsynced. Raises OSError, and then
-    leaves nothing behind but what was there before.
+    what was there before is still there; only when the directory cannot be fsynced, the new file is, for now.
     """
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

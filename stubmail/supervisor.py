@@ -16,6 +16,7 @@ RESTART_SECONDS = 1.0  # how long after its death a child is started again
 _HOPELESS = (os.EX_USAGE, os.EX_CONFIG, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_OSERR, os.EX_SOFTWARE)
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec there are locks that nobody opens
 
 _log = logging.getLogger("supervisor")
 
@@ -70,8 +71,7 @@ class Supervisor:
     def signal(self, number: int) -> None:
         """Send a signal to every child that runs."""
         for process in self._processes.values():
-            if process.returncode is None:
-                process.send_signal(number)
+            _send(process, number)
 
     async def _keep(self, child: Child) -> None:
         first = True
@@ -86,7 +86,7 @@ class Supervisor:
             self._processes[child.name] = process
             self.on_start(child.name, process.pid)
             if self._stopping.is_set():  # told to stop while this one was being started
-                process.terminate()
+                _send(process, signal.SIGTERM)
             status = await process.wait()
             del self._processes[child.name]
             if self._stopping.is_set():
@@ -101,6 +101,11 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
             except TimeoutError:
                 continue
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    if process.returncode is None:  # else its pid may be another's by now
+        process.send_signal(number)
 
 
 async def _start(child: Child) -> asyncio.subprocess.Process:
@@ -130,4 +135,4 @@ def supervise(children: Sequence[Child], *, drain_seconds: float = 30.0) -> int:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
