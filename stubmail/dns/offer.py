@@ -28,8 +28,8 @@ Record = TypeVar("Record", SrvRecord, PostRecord)
 class Found(Generic[Record]):
     """The records of one kind: the usable ones, or why there is none.
 
-    ``not_offered``: the target is ``.``. ``problem`` says what is wrong when there are records but no usable one;
-    a malformed record beside a good one is passed over. With none of the three, the records are absent.
+    ``not_offered``: the target is ``.``. ``problem`` says what is wrong with a malformed record; beside a good one it
+    is passed over. With none of the three, the records are absent.
     """
 
     records: tuple[Record, ...] = ()
@@ -46,7 +46,7 @@ class Found(Generic[Record]):
         """Why there is nothing to use, in a few words; empty when there is."""
         if self.records:
             return ""
-        return self.problem or ("not offered" if self.not_offered else "missing")
+        return "not offered" if self.not_offered else self.problem or "missing"
 
 
 def read_srv(answers: Sequence[tuple[int, int, int, str]]) -> Found[SrvRecord]:
@@ -113,6 +113,4 @@ def assess(
 
 def _found(records: list[Record], problem: str) -> Found[Record]:
     usable = tuple(record for record in records if record.host)
-    if usable:
-        return Found(usable)
-    return Found(not_offered=True) if records else Found(problem=problem)
+    return Found(usable, not_offered=bool(records) and not usable, problem=problem)

@@ -12,6 +12,8 @@ from stubmail.dns.records import (
     STORE_NAME,
     PostRecord,
     SrvRecord,
+    parse_post,
+    parse_srv,
 )
 
 PREFIX = "post_manager"
@@ -47,12 +49,16 @@ class Service:
 
 
 def entries(domain: str, service: Service) -> tuple[Entry, ...]:
-    """Return the records that ``domain`` publishes for ``service``. Host names and ports are taken as they are."""
-    keys = SrvRecord(PRIORITY, WEIGHT, service.keys_port, service.keys_host)
-    check = SrvRecord(PRIORITY, WEIGHT, service.check_port, service.check_host)
-    if not service.check_host:
-        check = SrvRecord(0, 0, 0, "")  # RFC 2782: "." says that the service is decidedly not available
-    store = PostRecord(PRIORITY, WEIGHT, service.store_port, service.store_host, service.prefix)
+    """Return the records that ``domain`` (canonical) publishes for ``service``.
+
+    Raises RecordError for a host, port or prefix that no client would accept.
+    """
+    keys = parse_srv(PRIORITY, WEIGHT, service.keys_port, service.keys_host)
+    check = parse_srv(0, 0, 0, ".")  # RFC 2782: "the service is decidedly not available"
+    if service.check_host:
+        check = parse_srv(PRIORITY, WEIGHT, service.check_port, service.check_host)
+    text = f"{PRIORITY} {WEIGHT} {service.store_port} {service.store_host} {service.prefix}"
+    store = parse_post([text.encode()])
     return (
         Entry(f"{CHECK_NAME}.{domain}", "SRV", check, "where recipients ask, over UDP, whether mail waits"),
         Entry(f"{KEYS_NAME}.{domain}", "SRV", keys, "where senders find your users' keys"),

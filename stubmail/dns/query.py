@@ -82,11 +82,15 @@ class Upstream:
         except dns.resolver.NXDOMAIN as absent:
             response = absent.kwargs["responses"][name]
         except (dns.exception.DNSException, OSError) as error:
-            raise TemporaryError("4.4.3", f"DNS: {_reason(error)} asking for {name} {rdtype.name}") from error
+            raise TemporaryError("4.4.3", f"DNS: {_reason(error)} asking for {_text(name)} {rdtype.name}") from error
         assert isinstance(response, dns.message.QueryMessage)
         if _is_referral(response):
-            raise TemporaryError("4.4.3", f"DNS: only a referral in answer to {name} {rdtype.name}")
+            raise TemporaryError("4.4.3", f"DNS: only a referral in answer to {_text(name)} {rdtype.name}")
         return response
+
+
+def _text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True)
 
 
 def _is_referral(response: dns.message.QueryMessage) -> bool:

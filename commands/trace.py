@@ -1,0 +1,143 @@
+"""`stubmail trace`: how mail for an address would travel, step by step, without sending anything."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from commands.resolver import resolver_options
+from stubmail import cli
+from stubmail.address import Address, AddressError
+from stubmail.discovery import Resolver, StubDomain, Target
+from stubmail.errors import Exit, StubmailError, TemporaryError
+from stubmail.hkp import MAX_ANSWER, fetch_certificate
+from stubmail.http_client import HttpClient
+from stubmail.keyring import Keyring
+
+_HTTP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the way: what was asked, whether that went well, and what came out."""
+
+    what: str
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The whole way: ``route`` is "stub", "legacy" (no stub mail: the smarthost's, in clear text) or "deferred"."""
+
+    address: str
+    route: str
+    steps: tuple[Step, ...]
+
+
+@click.command(
+    "trace",
+    epilog="Examples: stubmail trace bob@beta.example; stubmail trace bob@beta.example --gnupghome ~/.gnupg --json",
+)
+@click.argument("address")
+@click.option(
+    "--gnupghome", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Look into this keyring first."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the steps for a program.")
+@cli.one_sentence
+@resolver_options
+def trace(address: str, resolver: Resolver, gnupghome: Path | None, as_json: bool) -> None:
+    """Show how mail for ADDRESS would travel: what DNS offers, which key is found where, by which route it goes.
+
+    Nothing is sent and no key is imported. Exits 0 when there is a way, 75 when mail would be deferred.
+    """
+    try:
+        recipient = Address.parse(address)
+    except AddressError as error:
+        raise Exit(os.EX_USAGE, str(error)) from error
+    result = follow(recipient, resolver, HttpClient(resolver, timeout=_HTTP_SECONDS), gnupghome)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result), indent=2))
+    else:
+        _print(result)
+    sys.exit(os.EX_TEMPFAIL if result.route == "deferred" else os.EX_OK)
+
+
+def follow(recipient: Address, resolver: Resolver, http: HttpClient, gnupghome: Path | None = None) -> Trace:
+    """Go the way that a gateway would go, up to the encryption."""
+    try:
+        offer = resolver.discover(recipient.domain)
+    except StubmailError as error:
+        step = Step("dns", False, f"{error.text}: mail waits, it is never sent in clear text instead")
+        return Trace(str(recipient), "deferred", (step,))
+    if offer is None:
+        step = Step("dns", True, f"{recipient.domain} offers no stub mail: the smarthost gets it, unencrypted")
+        return Trace(str(recipient), "legacy", (step,))
+    steps = [Step("dns", True, _describe(offer)), *_hosts(resolver, offer)]
+    found, key_steps = _find_key(recipient, offer, http, gnupghome)
+    return Trace(str(recipient), "stub" if found else "deferred", (*steps, *key_steps))
+
+
+def _describe(offer: StubDomain) -> str:
+    parts = [f"{offer.domain} offers stub mail: key server {', '.join(map(str, offer.keyservers))}"]
+    parts += [f"store {', '.join(store.url for store in offer.stores)}"]
+    parts += [f"UDP check {', '.join(map(str, offer.checks)) or 'not offered'}"]
+    return "; ".join(parts)
+
+
+def _hosts(resolver: Resolver, offer: StubDomain) -> Iterator[Step]:
+    hosts = [target.host for target in offer.keyservers + offer.checks] + [store.host for store in offer.stores]
+    for host in dict.fromkeys(hosts):
+        try:
+            yield Step("address", True, f"{host} is at {', '.join(resolver.addresses(host))}")
+        except TemporaryError as error:
+            yield Step("address", False, error.text)
+
+
+def _find_key(
+    recipient: Address, offer: StubDomain, http: HttpClient, gnupghome: Path | None
+) -> tuple[bool, list[Step]]:
+    """Look for the recipient's certificate where a gateway does: keyring, then key servers; a base address last."""
+    now = datetime.now(UTC)
+    steps: list[Step] = []
+    if gnupghome is not None and (known := Keyring(gnupghome).find(recipient)):
+        problem = known.problem(now)
+        steps.append(Step("keyring", not problem, f"key {known.fingerprint}, {problem or 'usable'}"))
+        return not problem, steps  # the keyring is the final authority: no key server is asked
+    for address in dict.fromkeys((recipient, recipient.base)):
+        for target in offer.keyservers:
+            try:
+                certificate = fetch_certificate(partial(_get, http, target), address, now)
+            except StubmailError as error:
+                steps.append(Step("key", False, f"{target}: {error.text}"))
+                continue
+            steps.append(Step("key", True, f"{target} has key {certificate.fingerprint} for {address}"))
+            return True, steps
+    return False, steps
+
+
+def _get(http: HttpClient, target: Target, path: str) -> bytes:
+    with http.get(target.host, target.port, path) as answer:
+        if answer.status == 404:
+            return b""
+        if answer.status != 200:
+            raise TemporaryError("4.3.0", f"it answers with HTTP status {answer.status}")
+        return answer.read(MAX_ANSWER)
+
+
+def _print(result: Trace) -> None:
+    for step in result.steps:
+        click.echo(f"{'ok' if step.ok else 'failed':<7} {step.what:<8} {step.text}")
+    meaning = {
+        "stub": "encrypted to that key, it waits at the sender's store until it is fetched",
+        "legacy": "relayed by the smarthost as ordinary mail",
+        "deferred": "kept in the gateway's spool and tried again",
+    }
+    click.echo(f"route   {result.route:<8} {meaning[result.route]}")
