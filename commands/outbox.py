@@ -1,0 +1,216 @@
+"""`stubmail outbox`: what became of the mail of our own accounts, and taking back what nobody has fetched yet."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from stubmail import cli, settings
+from stubmail.address import Address
+from stubmail.discovery import Resolver, Store
+from stubmail.errors import Exit, PermanentError
+from stubmail.http_client import HttpClient
+from stubmail.keyring import Keyring
+from stubmail.request import STATES
+from stubmail.settings import ConfigError, Dns
+from stubmail.store_answers import Sent
+from stubmail.store_client import StoreClient
+from stubmail.users import User, load_users
+
+_EPILOG = """\b
+Examples:
+  stubmail outbox list --state waiting
+  stubmail outbox show 00112233445566778899aabbccddeeff
+  stubmail outbox withdraw --account alice@alpha.example 00112233445566778899aabbccddeeff
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What stub.conf says of the gateway: its accounts, how domains are found, and its store when that is fixed."""
+
+    users: Path
+    dns: Dns
+    store: Store | None
+
+    @classmethod
+    def read(cls, config: Path) -> "Places":
+        """Read [smtp2stub] and [dns]. Raises ConfigError."""
+        data = settings.load_file(config)
+        section = data.get("smtp2stub", {})
+        users = os.environ.get("STUBMAIL_SMTP2STUB_USERS") or section.get("users")
+        store = os.environ.get("STUBMAIL_SMTP2STUB_STORE") or section.get("store")
+        if not isinstance(users, str):
+            raise ConfigError(f"[smtp2stub] users is missing in {config}: the users file")
+        return cls(Path(users), settings.read(data, "dns", Dns), _parse_store(store) if store else None)
+
+
+class Outboxes:
+    """The outboxes of some of our accounts, each at its own domain's store."""
+
+    def __init__(self, places: Places, only: str | None) -> None:
+        self._users = _chosen(places, only)
+        self._resolver = Resolver.from_settings(places.dns)
+        self._http = HttpClient(self._resolver)
+        self._store = places.store
+
+    def clients(self) -> Iterator[tuple[Address, StoreClient]]:
+        """Yield each account's address and its client. Raises StubmailError."""
+        for user in self._users:
+            if user.address is not None and user.gnupghome is not None:
+                identity = Keyring(user.gnupghome).identity(user.address, user.passphrase())
+                yield user.address, StoreClient(self._http, self._store_of(user.address), identity, user.address)
+
+    def posts(self, states: tuple[str, ...] = ()) -> Iterator[tuple[Address, Sent]]:
+        """Yield all posts in these states, of one account after the other, oldest first."""
+        for address, client in self.clients():
+            after, more = 0, True
+            while more:
+                page = client.outbox(after, states=states)
+                for post in page.posts:
+                    after = post.serial
+                    yield address, post
+                more = page.more and bool(page.posts)
+
+    def _store_of(self, address: Address) -> Store:
+        if self._store is not None:
+            return self._store
+        offer = self._resolver.discover(address.domain)
+        if offer is None:
+            raise PermanentError("5.4.4", f"{address.domain} has no stub mail records: it has no store")
+        return offer.stores[0]
+
+
+def _of_accounts(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say whose outbox it is; the command receives ``outboxes``."""
+
+    @wraps(function)
+    def wrapper(config: Path, account: str | None, **others: Any) -> None:
+        function(Outboxes(Places.read(config), account), **others)
+
+    for option in (
+        click.option("--account", metavar="ADDRESS", help="Only this account; all of the users file otherwise."),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            default=settings.default_path,
+            show_default="$STUB_CONF, else ~/.stub/stub.conf",
+            help="The gateway's configuration file (TOML).",
+        ),
+    ):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+@click.group("outbox", epilog=_EPILOG)
+def outbox() -> None:
+    """See which of your mail waits or was fetched; withdraw it."""
+
+
+@outbox.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only posts in this state.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@cli.one_sentence
+@_of_accounts
+def list_(outboxes: Outboxes, states: tuple[str, ...], as_json: bool) -> None:
+    """List posts: id, state, time of its last change, size and recipient."""
+    posts = list(outboxes.posts(states))
+    if as_json:
+        click.echo(json.dumps([_as_json(account, post) for account, post in posts], indent=1))
+        return
+    for _, post in posts:
+        click.echo(f"{post.id.hex()}  {post.state:9}  {_stamp(post.changed)}  {post.size:>10}  {post.address}")
+
+
+@outbox.command("show")
+@click.argument("post_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@cli.one_sentence
+@_of_accounts
+def show(outboxes: Outboxes, post_id: str, as_json: bool) -> None:
+    """Show all that the store says of one post."""
+    wanted = _parse_id(post_id)
+    for account, post in outboxes.posts():
+        if post.id == wanted:
+            data = _as_json(account, post)
+            if not as_json:
+                data |= {name: _stamp(data[name]) for name in ("stored", "changed", "expires")}
+            lines = [f"{name:8} {value}" for name, value in data.items()]
+            click.echo(json.dumps(data, indent=1) if as_json else "\n".join(lines))
+            return
+    raise Exit(os.EX_DATAERR, f"no account has a post {post_id} in its outbox")
+
+
+@outbox.command("withdraw")
+@click.argument("post_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: state by id.")
+@cli.one_sentence
+@_of_accounts
+def withdraw(outboxes: Outboxes, post_ids: tuple[str, ...], as_json: bool) -> None:
+    """Take back posts that nobody has fetched yet; exit status 1 when it was too late for one of them."""
+    ids = [_parse_id(post_id) for post_id in dict.fromkeys(post_ids)]
+    states = dict.fromkeys(ids, "absent")
+    for _, client in outboxes.clients():
+        left = [post_id for post_id in ids if states[post_id] == "absent"]
+        for start in range(0, len(left), 1000):
+            states |= {result.id: result.state for result in client.withdraw(left[start : start + 1000])}
+    if as_json:
+        click.echo(json.dumps({post_id.hex(): state for post_id, state in states.items()}, indent=1))
+    else:
+        for post_id, state in states.items():
+            click.echo(f"{post_id.hex()}  {state}")
+    if set(states.values()) != {"withdrawn"}:
+        raise SystemExit(1)
+
+
+def _chosen(places: Places, only: str | None) -> list[User]:
+    users = load_users(places.users)
+    if only is None:
+        return list(users)
+    user = users.find(only)
+    if user is None:
+        raise Exit(os.EX_NOUSER, f"{places.users} has no account {only}")
+    return [user]
+
+
+def _parse_id(text: str) -> bytes:
+    with suppress(ValueError):
+        post_id = bytes.fromhex(text)
+        if len(post_id) == 16:
+            return post_id
+    raise Exit(os.EX_USAGE, f"{text!r} is not a post id: 32 hex digits")
+
+
+def _parse_store(url: str) -> Store:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"[smtp2stub] store: {url!r} is not a store's URL") from error
+    return Store(parts.hostname or "", port, parts.path.strip("/"))
+
+
+def _as_json(account: Address, post: Sent) -> dict[str, Any]:
+    return {
+        "id": post.id.hex(),
+        "state": post.state,
+        "account": str(account),
+        "address": str(post.address),
+        "to": post.to,
+        "size": post.size,
+        "stored": post.stored,
+        "changed": post.changed,
+        "expires": post.expires,
+    }
+
+
+def _stamp(when: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
