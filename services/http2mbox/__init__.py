@@ -1,0 +1,7 @@
+"""The puller: asks the stores of an account's correspondents for mail, verifies it, and puts it into the maildrop.
+
+*Listens*: nowhere; it asks by UDP and HTTP.
+*Holds*: the recipients' secret keys, as the only service that does; cookies, and the ids of what it has delivered.
+*Trusts*: the account's keyring alone. DNS says where to ask, and a store says what waits, but nothing that either
+says can make a message appear that a correspondent has not signed for this very recipient.
+"""

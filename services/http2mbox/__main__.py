@@ -1,0 +1,121 @@
+"""The command line of the puller."""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from services.http2mbox.accounts import Accounts
+from services.http2mbox.process import Process
+from services.http2mbox.pull import Limits
+from services.http2mbox.settings import MIN_INTERVAL, Http2mbox
+from stubmail import cli, settings
+from stubmail.address import Address, AddressError
+from stubmail.discovery import Resolver
+from stubmail.errors import Exit
+
+EPILOG = """\b
+Examples:
+  http2mbox --once                      fetch what waits, by ~/.stub/stub.conf
+  http2mbox --once --quiet              the same from cron
+  http2mbox --interval 60               ask every minute until told to stop
+  http2mbox --dry-run --account bob@beta.example
+                                        what would be fetched?
+
+\b
+Exit status of a single round: 0 new mail was delivered, 1 none waited, 75 trouble that another try may mend,
+77 somebody uses another key than the keyring's; else sysexits.
+"""
+
+
+@click.command(help="Fetch, verify and deliver the mail that waits with its senders.", epilog=EPILOG)
+@click.option("--account", "accounts", multiple=True, metavar="ADDR", help="Only this account; may be repeated.")
+@click.option("--once", is_flag=True, help="One round, then end: the default unless stub.conf has an interval.")
+@click.option("--interval", type=float, metavar="SECONDS", help="Begin a round so often, until SIGTERM.")
+@click.option("--full", is_flag=True, help="Ask every store in full, whatever it says by UDP (first round).")
+@click.option("--keep", is_flag=True, help="Do not acknowledge: the mail stays at the stores, too.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be fetched; write nothing.")
+@click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+@cli.common_options
+@cli.one_sentence
+def main(
+    accounts: tuple[str, ...],
+    once: bool,
+    interval: float | None,
+    full: bool,
+    keep: bool,
+    dry_run: bool,
+    quiet: bool,
+    config: Path,
+    check: bool,
+    verbose: bool,
+) -> None:
+    cli.log.setup(verbose)
+    if quiet:
+        logging.getLogger().setLevel(logging.WARNING)
+    dns, options = cli.load(config, dns=settings.Dns, http2mbox=Http2mbox)
+    seconds = _interval(once or dry_run, interval, options)
+    wanted = Accounts(options, _addresses(accounts), read_only=dry_run or check)
+    resolver = Resolver.from_settings(dns)
+    limits = Limits(options.max_post, options.full_check_seconds, keep, dry_run)
+    try:
+        if check:
+            from services.http2mbox.check import try_everything
+
+            try_everything(options, resolver, wanted)
+            return
+        wanted.reload()
+        if not list(wanted):
+            raise next(iter(wanted.failures.values()))
+        process = Process(options, resolver, wanted, limits)
+        run = process.keep_on(seconds, full=full) if seconds else process.once(full=full or dry_run)
+        asyncio.run(run)
+        if not dry_run:
+            wanted.save()
+        status = _conclude(process, wanted, dry_run=dry_run, quiet=quiet)
+    finally:
+        wanted.close()
+    _exit(0 if seconds else status, process.abandoned)
+
+
+def _interval(once: bool, interval: float | None, options: Http2mbox) -> float:
+    """Return the seconds between rounds, 0 for a single one. Raises Exit."""
+    if once and interval is not None:
+        raise Exit(os.EX_USAGE, "--once and --interval exclude each other")
+    if interval is not None and not interval >= MIN_INTERVAL:
+        raise Exit(os.EX_USAGE, f"--interval must be at least {MIN_INTERVAL} seconds")
+    return 0.0 if once else options.interval_seconds if interval is None else interval
+
+
+def _addresses(texts: tuple[str, ...]) -> list[Address]:
+    try:
+        return list(dict.fromkeys(Address.parse(text) for text in texts))
+    except AddressError as error:
+        raise Exit(os.EX_USAGE, str(error)) from error
+
+
+def _conclude(process: Process, accounts: Accounts, *, dry_run: bool, quiet: bool) -> int:
+    """Print the summary and return the exit status of a single round."""
+    report = process.puller.report
+    report.failed.update(accounts.failures)
+    standings = accounts.standings()
+    if not quiet:
+        click.echo(report.summary(standings, dry_run=dry_run))
+    return report.status(standings, dry_run=dry_run)
+
+
+def _exit(status: int, abandoned: bool) -> None:
+    if abandoned:
+        # Threads still wait for the network. All that must be whole is closed; the interpreter's own end is no place
+        # for foreign code to come back to.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""One account: its secret key, keyring, maildrop and state, held by one puller at a time."""
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from services.http2mbox.contacts import Contacts
+from services.http2mbox.state import REMEMBER_SECONDS, PostKey, State, delivery_name
+from services.http2mbox.trust import Recipient
+from stubmail.address import Address
+from stubmail.cookies import FILE_NAME, CookieJar
+from stubmail.errors import Exit, TemporaryError
+from stubmail.keyring import Keyring
+from stubmail.mbox import Delivery, Mbox
+from stubmail.openpgp import Certificate, Identity
+from stubmail.settings import ConfigError
+from stubmail.spool import clean_temporary
+from stubmail.users import User
+
+Committed = Callable[[Sequence[str]], None]
+
+
+class AccountTrouble(TemporaryError):
+    """The account's own disk, maildrop or state does not work now: no sender is to blame, all have to wait."""
+
+
+class Maildrop(Protocol):
+    """Where messages go. Both methods are those of stubmail.mbox.Mbox and raise TemporaryError or OSError."""
+
+    def deliver(self, messages: Sequence[Delivery], committed: Committed) -> None: ...
+
+    def recover(self, committed: Committed) -> None: ...
+
+
+class CertificateSource(Protocol):
+    """The part of a keyring that is asked again and again. Raises StubmailError."""
+
+    def correspondents(self) -> dict[str, list[Certificate]]: ...
+
+    def by_fingerprint(self, fingerprint: str) -> Certificate | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified message in its delivered form, ready for the maildrop."""
+
+    key: PostKey
+    sender: Address
+    message: bytes
+
+
+class Account:
+    """All that belongs to one account. Only ``deliver`` is called from several threads at once; it lets in one."""
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Identity,
+        keyring: CertificateSource,
+        maildrop: Maildrop,
+        directory: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.address = address
+        self.identity = identity
+        self.keyring = keyring
+        self.directory = directory
+        self.recipient = Recipient(address, identity.fingerprint)
+        self.state = State(directory / "state.sqlite3")
+        self.jar = CookieJar(directory / FILE_NAME)
+        self._maildrop = maildrop
+        self._clock = clock
+        self._delivering = threading.Lock()
+        self._correspondents: dict[str, list[Certificate]] | None = None
+        self._contacts = Contacts({})
+
+    def contacts(self) -> Contacts:
+        """Return the correspondents as the keyring has them now. Raises StubmailError."""
+        correspondents = self.keyring.correspondents()
+        if correspondents != self._correspondents:
+            self._correspondents = correspondents
+            self._contacts = Contacts(correspondents)
+        return self._contacts
+
+    def recover(self) -> None:
+        """Record what a crash left delivered but not recorded, and drop what is old. Raises AccountTrouble."""
+        try:
+            clean_temporary(self.directory)
+            self._maildrop.recover(self._record)
+            self.state.forget_before(int(self._clock()) - REMEMBER_SECONDS)
+        except (TemporaryError, OSError) as error:
+            raise _trouble(error) from error
+
+    def deliver(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Put messages durably into the maildrop and record them; return those that were not there yet.
+
+        When it raises AccountTrouble, the messages may or may not be in the maildrop; a second attempt finds out.
+        """
+        with self._delivering:
+            try:
+                there = self.state.delivered(arrival.key for arrival in arrivals)
+                new = [arrival for arrival in arrivals if arrival.key not in there]
+                when = self._clock()
+                self._maildrop.deliver(
+                    [Delivery(delivery_name(a.key), str(a.sender), when, a.message) for a in new], self._record
+                )
+            except (TemporaryError, OSError) as error:
+                raise _trouble(error) from error
+        return new
+
+    def close(self) -> None:
+        """Give up key and state. A delivery under way in another thread is completed first, a later one fails."""
+        with self._delivering:
+            self.state.close()
+            self.identity.close()
+
+    def _record(self, names: Sequence[str]) -> None:
+        self.state.record(names, int(self._clock()))
+
+
+class AccountLock:
+    """Keeps a second puller off an account, until it is released or the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "lock"
+        self._descriptor = -1
+
+    def acquire(self, address: Address) -> None:
+        """Take the lock. Raises Exit 75 that names the process which has it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            text = f"another http2mbox{f' (process {holder})' if holder else ''} is pulling for {address}"
+            raise Exit(os.EX_TEMPFAIL, text) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the account free."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_account(user: User, directory: Path, lock_seconds: float) -> Account:
+    """Open the account of a user of the users file; no other puller is kept off yet, and nothing is delivered.
+
+    ``directory`` is the account's own in the state directory, ``lock_seconds`` how long to wait for the maildrop.
+    Raises ConfigError that names the user, PermanentError when the key cannot be used, StateError, OSError.
+    """
+    if user.address is None or user.gnupghome is None:
+        raise ConfigError(f"user {user.name} needs an address and a gnupghome to get mail")
+    path = parse_maildrop(user)
+    if not user.gnupghome.is_dir():
+        raise ConfigError(f"user {user.name}: there is no GnuPG home {user.gnupghome}")
+    keyring = Keyring(user.gnupghome)
+    identity = keyring.identity(user.address, user.passphrase())
+    # Several accounts may share a maildrop: each learns of its own interrupted deliveries only.
+    owner = f"http2mbox-{hashlib.sha256(user.address.key.encode()).hexdigest()[:16]}"
+    try:
+        return Account(user.address, identity, keyring, Mbox(path, lock_seconds, owner=owner), directory)
+    except BaseException:
+        identity.close()
+        raise
+
+
+def parse_maildrop(user: User) -> Path:
+    """Return the path of a user's mailbox file. Raises ConfigError."""
+    kind, _, path = user.maildrop.partition(":")
+    if kind != "mbox" or not Path(path).is_absolute():
+        raise ConfigError(f"user {user.name}: the maildrop must be mbox: and an absolute path, not {user.maildrop!r}")
+    return Path(path)
+
+
+def _trouble(error: TemporaryError | OSError) -> AccountTrouble:
+    if isinstance(error, TemporaryError):
+        return AccountTrouble(error.code, error.text)
+    return AccountTrouble("4.3.0", f"{error.filename or 'the disk'}: {error.strerror or error}")

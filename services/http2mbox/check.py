@@ -1,0 +1,63 @@
+"""--check: try everything that pulling needs, and say all that is wrong."""
+
+import os
+from pathlib import Path
+
+import click
+
+from services.http2mbox.account import parse_maildrop
+from services.http2mbox.accounts import Accounts
+from services.http2mbox.settings import Http2mbox
+from stubmail.discovery import Resolver
+from stubmail.errors import Exit, StubmailError
+from stubmail.settings import ConfigError
+from stubmail.users import load_users
+
+
+def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts) -> None:
+    """Open every account, look at its maildrop, and ask DNS about its domain; ``accounts`` are not yet loaded.
+
+    Prints what is right on standard output. Raises the Exit when one thing is wrong; when more is, one with the first
+    one's status and all the sentences.
+    """
+    errors: list[Exit] = []
+    accounts.reload()
+    errors += [_exit(name, error) for name, error in accounts.failures.items()]
+    maildrops = {user.address: user for user in load_users(options.users)}
+    domains: set[str] = set()
+    for account in accounts:
+        domains.add(account.address.domain)
+        try:
+            contacts = account.contacts()
+            path = parse_maildrop(maildrops[account.address])
+            _check_writable(path)
+        except (Exit, StubmailError) as error:
+            errors.append(_exit(str(account.address), error))
+        else:
+            people = f"{contacts.count} correspondents in {len(contacts.domains)} domains"
+            click.echo(f"{account.address}: key {account.identity.fingerprint}, {people}, maildrop {path}")
+    for domain in sorted(domains):
+        try:
+            found = resolver.discover(domain)
+        except StubmailError as error:
+            errors.append(_exit(domain, error))
+        else:
+            click.echo(f"{domain}: {'has' if found else 'DNS answers, but there are no'} stub mail records")
+    if errors:
+        raise Exit(errors[0].status, "; ".join(error.text for error in errors))
+
+
+def _check_writable(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):  # for the dotlock and the journal beside it
+        raise Exit(os.EX_NOPERM, f"the directory {path.parent} is missing or cannot be written")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise Exit(os.EX_NOPERM, f"{path} cannot be read and written")
+
+
+def _exit(name: str, error: Exit | StubmailError | OSError) -> Exit:
+    if isinstance(error, Exit):
+        return error
+    text = error.text if isinstance(error, StubmailError) else str(error)
+    return Exit(os.EX_UNAVAILABLE, f"{name}: {text}")

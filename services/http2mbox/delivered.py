@@ -1,0 +1,84 @@
+"""The form in which a message reaches the maildrop: our trace fields in front, forged ones removed. Sans-IO.
+
+protocol.md §7.5
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+
+from services.http2mbox.header import fields
+from stubmail.address import Address, AddressError, parse_domain
+from stubmail.mailbox import MailboxError, skip_comment
+
+# RFC 8601 §2.2: [CFWS] authserv-id; a value is a token or a quoted string (RFC 2045 §5.1).
+_OPENING = re.compile(r"\s*\(")
+_AUTHSERV_ID = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;()<>@,:\\"/\[\]?=]+))')
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the puller found out about one message: whence, for whom, from whom, signed with what, and when it came.
+
+    ``post_id`` is 16 octets, ``fingerprint`` that of the sender's certificate, ``at`` has a time zone.
+    """
+
+    store_host: str
+    recipient: Address
+    post_id: bytes
+    sender: Address
+    fingerprint: str
+    at: datetime
+
+
+def delivered_form(message: bytes, receipt: Receipt) -> bytes:
+    """Return ``message`` as it is delivered. Apart from the two new fields and the removed ones no octet changes."""
+    return trace_fields(receipt) + without_forged(message, receipt.recipient.domain)
+
+
+def trace_fields(receipt: Receipt) -> bytes:
+    """Return the ``Received`` (RFC 5321 §4.4) and ``Authentication-Results`` (RFC 8601 §2.2) fields.
+
+    One line each, as programs that filter mail by line expect; names and addresses are short enough for the 998
+    octets of RFC 5322 §2.1.1. Addresses beyond ASCII stand in UTF-8 (RFC 6532).
+    """
+    domain = receipt.recipient.domain
+    received = (
+        f"Received: from {receipt.store_host} by {domain} with STUB id {receipt.post_id.hex()}"
+        f" for <{receipt.recipient}>; {format_datetime(receipt.at)}"
+    )
+    results = (
+        f"Authentication-Results: {domain}; x-stub=pass header.from={receipt.sender}"
+        f" x-stub.fingerprint={receipt.fingerprint}"
+    )
+    return f"{received}\r\n{results}\r\n".encode()
+
+
+def without_forged(message: bytes, domain: str) -> bytes:
+    """Return the message without ``Authentication-Results`` fields that claim to be ``domain``'s own (RFC 8601 §5)."""
+    kept: list[bytes] = []
+    position = 0
+    for start, end, value in fields(message, b"Authentication-Results"):
+        if _claims(value, domain):
+            kept.append(message[position:start])
+            position = end
+    return b"".join((*kept, message[position:])) if position else message
+
+
+def _claims(value: bytes, domain: str) -> bool:
+    text = value.decode("utf-8", "replace")
+    position = 0
+    while (opening := _OPENING.match(text, position)) is not None:
+        try:
+            position = skip_comment(text, opening.end())
+        except MailboxError:
+            return False
+    match = _AUTHSERV_ID.match(text, position)
+    if match is None:
+        return False
+    name = match[2] or re.sub(r"\\(.)", r"\1", match[1] or "")
+    try:
+        return parse_domain(name) == domain
+    except AddressError:
+        return False

@@ -1,0 +1,38 @@
+"""The header section of a message (RFC 5322 §2.2): where it ends, and the fields of one name. Sans-IO.
+
+Line ends may be CRLF or LF alone, since the mbox file will make them the same: a field that appears only there counts.
+"""
+
+import re
+from collections.abc import Iterator
+
+_END = re.compile(rb"\n(?=\r?\n)")
+_LINE_END = re.compile(rb"\r?\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
+_FIELDS = {
+    name: re.compile(rb"^%b[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)" % name, re.IGNORECASE | re.MULTILINE)
+    for name in (b"From", b"Authentication-Results")
+}
+
+
+def section_end(message: bytes) -> int:
+    """Return the offset behind the last header field's line end: where the empty line begins, or the message's end."""
+    if message.startswith((b"\n", b"\r\n")):
+        return 0
+    match = _END.search(message)
+    return match.end() if match else len(message)
+
+
+def has_bare_cr(message: bytes) -> bool:
+    """Tell whether the header section holds a CR without LF: some programs would see a line end there, some not."""
+    return _BARE_CR.search(message, 0, section_end(message)) is not None
+
+
+def fields(message: bytes, name: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (start, end, value) of each field ``name``, which is ``From`` or ``Authentication-Results``.
+
+    The offsets enclose the whole field with its line end; the value is unfolded (RFC 5322 §2.2.3) and stripped. A blank
+    between name and colon (the obsolete syntax of RFC 5322 §4.5) makes no difference.
+    """
+    for match in _FIELDS[name].finditer(message, 0, section_end(message)):
+        yield match.start(), match.end(), _LINE_END.sub(b"", match[1]).strip()

@@ -1,0 +1,299 @@
+"""One account's mail at one domain's store: list, fetch, verify, deliver, acknowledge (protocol.md §2, §5, §7.4)."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Protocol
+
+from services.http2mbox.account import Account, AccountTrouble, Arrival
+from services.http2mbox.contacts import Contacts
+from services.http2mbox.delivered import Receipt, delivered_form
+from services.http2mbox.incoming import Fetcher, Incoming, Stopped
+from services.http2mbox.listing import check_page, others_of
+from services.http2mbox.state import HeldPost, OtherSender, PostKey
+from services.http2mbox.trust import Untrusted, admit, verify
+from services.http2mbox.workers import MemoryGate
+from stubmail.errors import TemporaryError
+from stubmail.log import event
+from stubmail.openpgp import Certificate, OpenPGPError
+from stubmail.store_answers import Listed, Listing, Other
+
+MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would not fit into a request (§9)
+PAGE = 1_000  # posts
+MAX_PAGES = 1_000  # in one round; the rest comes in the next
+MAX_HELD = 1_000  # posts of one domain; a store that has more to hold is at war with us
+MAX_GONE = 1_000  # posts listed but not there
+BATCH_POSTS = 100
+BATCH_OCTETS = 16 * 2**20
+COMMIT_OCTETS = 4 * 2**20  # of messages in memory before they go into the maildrop
+MEMORY_FACTOR = 9  # times a post's size is what decrypting it takes at the peak
+
+_log = logging.getLogger("http2mbox")
+
+
+class Client(Fetcher, Protocol):
+    """The part of a StoreClient that a pull uses; see there for what it raises."""
+
+    def list(self, senders: Iterable[str], after: int = 0, limit: int = PAGE) -> Listing: ...
+
+    def ack(self, ids: Iterable[bytes]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a pull goes.
+
+    ``max_post``: octets of the largest post; ``full_check``: seconds for which UDP checks may spare a listing;
+    ``keep``: nothing is acknowledged; ``dry_run``: posts are only listed, and nothing is written.
+    """
+
+    max_post: int
+    full_check: float = 3600.0
+    keep: bool = False
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one pull did, in posts; ``serial`` is the largest that waited at its beginning, from whomever.
+
+    ``complete``: everything up to that serial has been dealt with.
+    """
+
+    delivered: int = 0
+    repeated: int = 0  # delivered before, now acknowledged
+    held: int = 0
+    gone: int = 0
+    waiting: int = 0  # listed and to be delivered; counted by a dry run
+    serial: int = 0
+    complete: bool = False
+
+
+class Pull:
+    """One pass over what a store has for an account from one domain; made for each pass, used in one thread."""
+
+    def __init__(
+        self,
+        account: Account,
+        contacts: Contacts,
+        domain: str,
+        store_host: str,
+        client: Client,
+        limits: Limits,
+        gate: MemoryGate,
+        stopping: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._account = account
+        self._contacts = contacts
+        self._domain = domain
+        self._store_host = store_host
+        self._client = client
+        self._limits = limits
+        self._gate = gate
+        self._stopping = stopping
+        self._clock = clock
+        self._held: dict[PostKey, HeldPost] = {}  # as it was before this pass
+        self._listed_held: set[PostKey] = set()  # what is held now, as far as the store has listed it again
+        self.tally = Tally()
+
+    def run(self) -> Tally:
+        """Deal with everything that waits; ``tally`` says how far it came, also when this raises.
+
+        Raises AccountTrouble when the account's own side does not work, TemporaryError or StoreRefused for the store's.
+        """
+        senders = self._contacts.domains[self._domain]
+        self._held = self._account.state.held(self._domain)
+        others: dict[tuple[str, str], Other] = {}
+        pages = 0
+        for chunk in _chunks(sorted(senders.fingerprints), MAX_SENDERS):
+            after, more = 0, True
+            while more:
+                if pages == MAX_PAGES:
+                    return self.tally
+                page = self._client.list(chunk, after, PAGE)
+                check_page(page, chunk, after)
+                pages += 1
+                if pages == 1:
+                    self.tally.serial = page.serial
+                others.update(((other.sender, other.address.key), other) for other in page.others)
+                self._deal_with(page.posts)
+                more = page.more
+                after = page.posts[-1].serial if more else 0
+        if not self._limits.dry_run:
+            self._conclude(others.values())
+        self.tally.complete = True
+        return self.tally
+
+    def _conclude(self, others: Collection[Other]) -> None:
+        state = self._account.state
+        state.unhold(self._held.keys() - self._listed_held)
+        now = int(self._clock())
+        for other in state.set_others(self._domain, others_of(others, self._contacts, self._domain), now):
+            self._report_mismatch(other)
+
+    def _deal_with(self, posts: Sequence[Listed]) -> None:
+        """Sort one page: what was delivered before is acknowledged, what is held stays, the rest is fetched."""
+        senders = self._contacts.domains[self._domain].digest
+        there = self._account.state.delivered(map(_key, posts))
+        wanted: list[Listed] = []
+        for post in posts:
+            held = self._held.get(_key(post))
+            if _key(post) in there:
+                continue
+            if held is not None and held.senders == senders:
+                self._listed_held.add(_key(post))
+                continue
+            try:
+                admit(post, self._contacts, self._now(), self._limits.max_post)
+            except Untrusted as verdict:
+                self._hold(post, verdict)
+            else:
+                wanted.append(post)
+        self.tally.waiting += len(wanted)
+        if self._limits.dry_run:
+            return
+        if there:
+            self.tally.repeated += len(there)
+            self._acknowledge([post for post in posts if _key(post) in there])
+        for batch in _batches(wanted):
+            self._pull_batch(batch)
+
+    def _pull_batch(self, batch: Sequence[Listed]) -> None:
+        if self._stopping():
+            raise Stopped("4.3.2", "stopping")
+        try:
+            with Incoming(self._account.directory, self._stopping) as incoming:
+                trouble: TemporaryError | None = None
+                try:
+                    incoming.fetch(self._client, batch)
+                except TemporaryError as error:
+                    trouble = error  # what came whole before counts
+                largest = max((post.size for post in incoming.complete), default=0)
+                with self._gate.room(COMMIT_OCTETS + MEMORY_FACTOR * largest):
+                    self._open_and_deliver(incoming)
+        except OSError as error:
+            raise AccountTrouble("4.3.0", f"{self._account.directory}: {error.strerror or error}") from error
+        self.tally.gone += len(incoming.gone)
+        if trouble is not None:
+            raise trouble
+        if self.tally.gone > MAX_GONE:
+            raise TemporaryError("4.3.0", "the store lists posts that it does not have")
+
+    def _open_and_deliver(self, incoming: Incoming) -> None:
+        arrivals: list[Arrival] = []
+        posts: list[Listed] = []
+        octets = 0
+        for post in incoming.complete:
+            try:
+                arrivals.append(self._open(post, incoming.content(post)))
+            except Untrusted as verdict:
+                self._hold(post, verdict)
+                continue
+            posts.append(post)
+            octets += len(arrivals[-1].message)
+            if octets >= COMMIT_OCTETS:
+                self._deliver(arrivals, posts)
+                arrivals, posts, octets = [], [], 0
+        self._deliver(arrivals, posts)
+
+    def _open(self, post: Listed, content: bytes) -> Arrival:
+        """Decrypt and judge one post, and give the message its delivered form. Raises Untrusted."""
+        account = self._account
+
+        def certificate_of(name: str) -> Certificate | None:
+            # Anybody else in the keyring is looked up only to say who it was that signed.
+            return self._contacts.signer(name, post.sender) or account.keyring.by_fingerprint(name)
+
+        try:
+            unsealed = account.identity.unseal(content, certificate_of, self._limits.max_post)
+        except OpenPGPError as error:
+            if error.reason == "wrong-passphrase":
+                raise AccountTrouble("4.7.0", error.text) from error
+            raise Untrusted.unopened(error, post) from error
+        verified = verify(unsealed, post, account.recipient, self._contacts)
+        receipt = Receipt(self._store_host, account.address, post.id, verified.sender, post.sender, self._now())
+        return Arrival(_key(post), verified.sender, delivered_form(verified.message, receipt))
+
+    def _deliver(self, arrivals: Sequence[Arrival], posts: Sequence[Listed]) -> None:
+        if not arrivals:
+            return
+        new = self._account.deliver(arrivals)
+        self.tally.delivered += len(new)
+        self.tally.repeated += len(arrivals) - len(new)
+        for arrival in new:
+            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
+        self._acknowledge(posts)
+
+    def _acknowledge(self, posts: Sequence[Listed]) -> None:
+        if not self._limits.keep:
+            self._client.ack([post.id for post in posts])
+
+    def _hold(self, post: Listed, verdict: Untrusted) -> None:
+        self.tally.held += 1
+        if self._limits.dry_run:
+            return
+        self._listed_held.add(_key(post))
+        if len(self._listed_held) > MAX_HELD:
+            raise TemporaryError("4.7.0", f"more than {MAX_HELD} posts of {self._domain} are held")
+        held = HeldPost(
+            *(post.id, post.sender, self._domain, str(post.address), post.size),
+            *(verdict.reason, verdict.text, verdict.found, verdict.expected, verdict.is_key_mismatch),
+            self._contacts.domains[self._domain].digest,
+            int(self._clock()),
+        )
+        if self._account.state.hold(held):
+            event(
+                _log,
+                "held",
+                post.id.hex(),
+                level=logging.WARNING,
+                sender=post.address,
+                to=self._account.address,
+                reason=verdict.reason,
+                text=verdict.text,
+                found=verdict.found or None,
+                expected=verdict.expected or None,
+            )
+
+    def _report_mismatch(self, other: OtherSender) -> None:
+        event(
+            _log,
+            "mismatched",
+            level=logging.WARNING,
+            sender=other.address,
+            to=self._account.address,
+            posts=other.count,
+            found=other.sender,
+            expected=other.expected,
+        )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _key(post: Listed) -> PostKey:
+    return post.id, post.sender
+
+
+def _chunks(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    position = iter(values)
+    while chunk := list(islice(position, size)):
+        yield chunk
+
+
+def _batches(posts: Iterable[Listed]) -> Iterator[list[Listed]]:
+    """Split into batches of BATCH_POSTS and BATCH_OCTETS at most; a larger post goes alone."""
+    batch: list[Listed] = []
+    octets = 0
+    for post in posts:
+        if batch and (len(batch) == BATCH_POSTS or octets + post.size > BATCH_OCTETS):
+            yield batch
+            batch, octets = [], 0
+        batch.append(post)
+        octets += post.size
+    if batch:
+        yield batch

@@ -1,0 +1,195 @@
+"""Checks over real UDP on loopback: only the authentic answer of the one that was asked counts."""
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.http2mbox.checks import Checks
+from stubmail.cookies import Cookie
+from stubmail.datagram import Check, Unknown, Waiting, unknown_to_wire, waiting_to_wire
+
+COOKIE = Cookie(bytes(range(16)), bytes(range(32)))
+PATIENCE = 0.05
+
+
+class Notifier(asyncio.DatagramProtocol):
+    """Answers every check with the datagrams that ``answer`` makes of it."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.checks = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        check = Check.from_wire(data)
+        assert check.authentic(COOKIE.key)
+        assert check.cookie == COOKIE.id
+        self.checks.append(check)
+        for datagram in self.answer(check):
+            self.transport.sendto(datagram, addr)
+
+
+@asynccontextmanager
+async def network(answer, patience=PATIENCE):
+    """A notifier's protocol and place, and checks that ask."""
+    loop = asyncio.get_running_loop()
+    transport, notifier = await loop.create_datagram_endpoint(lambda: Notifier(answer), local_addr=("127.0.0.1", 0))
+    checks = Checks(patience)
+    await checks.open()
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+    try:
+        yield notifier, transport.get_extra_info("sockname"), checks
+    finally:
+        checks.close()
+        transport.close()
+        await asyncio.sleep(0)
+
+
+def honest(check):
+    return [waiting_to_wire(check.nonce, 3, 17, COOKIE.key)]
+
+
+def silent(check):
+    return []
+
+
+def test_an_answer():
+    async def run():
+        async with network(honest, 5.0) as (notifier, place, checks):
+            assert await checks.ask(place, COOKIE) == Waiting(3, 17)
+            assert len(notifier.checks) == 1
+
+    asyncio.run(run())
+
+
+def test_an_unknown_cookie():
+    async def run():
+        async with network(lambda check: [unknown_to_wire(check.nonce)], 5.0) as (_, place, checks):
+            assert await checks.ask(place, COOKIE) == Unknown()
+
+    asyncio.run(run())
+
+
+def test_silence_is_asked_once_more_with_another_nonce():
+    async def run():
+        async with network(silent) as (notifier, place, checks):
+            assert await checks.ask(place, COOKIE) is None
+            assert len({check.nonce for check in notifier.checks}) == 2
+
+    asyncio.run(run())
+
+
+def test_the_answer_to_the_first_may_come_after_the_second_was_sent():
+    async def run():
+        first = []
+
+        def late(check):
+            first.append(check)
+            return honest(first[0]) if len(first) == 2 else []
+
+        async with network(late) as (_, place, checks):
+            assert await checks.ask(place, COOKIE) == Waiting(3, 17)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda check: [waiting_to_wire(check.nonce, 0, 0, bytes(32))],  # forged: another key
+        lambda check: [waiting_to_wire(bytes(16), 0, 0, COOKIE.key)],  # replayed: another nonce
+        lambda check: [unknown_to_wire(bytes(16))],
+        lambda check: [waiting_to_wire(check.nonce, 0, 0, COOKIE.key) + b"x"],
+        lambda check: [waiting_to_wire(check.nonce, 0, 0, COOKIE.key)[:-1]],
+        lambda check: [b"", b"STUB", b"x" * 60_000],
+        lambda check: [unknown_to_wire(check.nonce) + bytes(44)],
+    ],
+)
+def test_what_is_not_authentic_is_like_silence(answer):
+    async def run():
+        async with network(answer) as (_, place, checks):
+            assert await checks.ask(place, COOKIE) is None
+            assert checks.dropped >= 2
+
+    asyncio.run(run())
+
+
+def test_a_forgery_does_not_keep_the_true_answer_out():
+    async def run():
+        def both(check):
+            return [waiting_to_wire(check.nonce, 0, 0, bytes(32)), *honest(check), *honest(check)]
+
+        async with network(both, 5.0) as (_, place, checks):
+            assert await checks.ask(place, COOKIE) == Waiting(3, 17)
+
+    asyncio.run(run())
+
+
+def test_an_authentic_answer_from_elsewhere_does_not_count():
+    async def run():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", 0))
+            asked = []
+
+            class Relay(Notifier):
+                def datagram_received(self, data, addr):
+                    asked.append(addr)
+                    check = Check.from_wire(data)
+                    other.sendto(waiting_to_wire(check.nonce, 0, 0, COOKIE.key), ("127.0.0.1", addr[1]))
+
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(lambda: Relay(silent), local_addr=("127.0.0.1", 0))
+            checks = Checks(PATIENCE)
+            await checks.open()
+            assert await checks.ask(transport.get_extra_info("sockname"), COOKIE) is None
+            assert len(asked) == 2
+            checks.close()
+            transport.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_nobody_there_and_nowhere_to_send():
+    async def run():
+        async with network(silent) as (_, place, checks):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind(("127.0.0.1", 0))
+                free = probe.getsockname()
+            assert await checks.ask(free, COOKIE) is None
+            checks.close()
+            assert await checks.ask(place, COOKIE) is None
+
+    asyncio.run(run())
+
+
+def test_over_ipv6_too():
+    async def run():
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_datagram_endpoint(lambda: Notifier(honest), local_addr=("::1", 0))
+        except OSError:
+            pytest.skip("this host has no IPv6 loopback")
+        checks = Checks(5.0)
+        await checks.open()
+        port = transport.get_extra_info("sockname")[1]
+        assert await checks.ask(("0:0:0:0:0:0:0:1", port), COOKIE) == Waiting(3, 17)
+        checks.close()
+        transport.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_five_hundred_questions_at_once_take_one_wait():
+    async def run():
+        async with network(honest, 5.0) as (notifier, place, checks):
+            answers = await asyncio.gather(*(checks.ask(place, COOKIE) for _ in range(500)))
+            assert answers == [Waiting(3, 17)] * 500
+            assert len(notifier.checks) < 1000
+
+    asyncio.run(run())

@@ -1,0 +1,515 @@
+"""One pass over a store: what is delivered, held, acknowledged and left, whatever the store and the disk do."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from services.http2mbox import pull
+from services.http2mbox.account import AccountTrouble
+from services.http2mbox.incoming import Stopped
+from services.http2mbox.pull import Limits, Pull
+from services.http2mbox.state import Standing, delivery_name
+from services.http2mbox.workers import MemoryGate
+from stubmail.address import Address
+from stubmail.errors import TemporaryError
+from stubmail.mbox import Mbox, MboxError
+from stubmail.store_answers import Other, StoreRefused
+from tests.support.fake_store import (
+    ALICE,
+    ALICE_KEY,
+    BOB,
+    STRANGER_KEY,
+    FakeStore,
+    ListMaildrop,
+    certificate,
+    honest_message,
+    make_account,
+    seal_plainly,
+)
+
+DOMAIN = "alpha.example"
+HOST = "post.alpha.example"
+
+
+class Setup:
+    """Bob's account with a maildrop in memory, and alice's store."""
+
+    def __init__(self, directory, *certificates):
+        self.maildrop = ListMaildrop()
+        self.account = make_account(directory, self.maildrop, *certificates)
+        self.store = FakeStore()
+
+    def pull(self, *, stopping=lambda: False, client=None, **limits):
+        one = Pull(
+            self.account,
+            self.account.contacts(),
+            DOMAIN,
+            HOST,
+            client or self.store,
+            Limits(**({"max_post": 100_000} | limits)),
+            MemoryGate(10**6),
+            stopping,
+            lambda: 1_700_000_000.0,
+        )
+        self.last = one.tally
+        return one.run()
+
+    def texts(self):
+        return [message.content.partition(b"\r\n\r\n")[2] for message in self.maildrop.messages]
+
+    def standing(self):
+        return self.account.state.standing()
+
+
+@pytest.fixture
+def bob(tmp_path):
+    bob = Setup(tmp_path)
+    yield bob
+    bob.account.close()
+
+
+def text(number):
+    return honest_message(number).partition(b"\r\n\r\n")[2]
+
+
+def test_what_waits_is_delivered_in_its_form_and_acknowledged(bob):
+    ids = [bob.store.put_message(number).id for number in range(3)]
+    tally = bob.pull()
+    assert (tally.delivered, tally.complete, tally.serial) == (3, True, 3)
+    assert bob.texts() == [text(number) for number in range(3)]
+    assert bob.store.acknowledged == ids
+    first = bob.maildrop.messages[0]
+    assert first.sender == "alice@alpha.example"
+    assert first.content.startswith(
+        b"Received: from post.alpha.example by beta.example with STUB id " + ids[0].hex().encode()
+    )
+    assert f"x-stub.fingerprint={ALICE_KEY}\r\nFrom: Alice".encode() in first.content
+
+
+def test_nothing_waits(bob):
+    tally = bob.pull()
+    assert (tally.delivered, tally.complete, tally.serial) == (0, True, 0)
+    assert bob.store.calls == ["list"]
+
+
+def test_many_posts_come_in_pages_and_batches(bob):
+    bob.store.page = 150
+    for number in range(400):
+        bob.store.put_message(number)
+    assert bob.pull().delivered == 400
+    assert bob.texts() == [text(number) for number in range(400)]
+    assert bob.store.posts == {}
+
+
+def test_a_batch_is_committed_before_it_fills_the_memory(bob, monkeypatch):
+    monkeypatch.setattr(pull, "COMMIT_OCTETS", 5000)
+    for number in range(4):
+        bob.store.put_message(number, honest_message(number) + b"x" * 3000 + b"\r\n")
+    assert bob.pull().delivered == 4
+    assert bob.store.calls == ["list", "fetch", "ack", "ack"]
+
+
+def test_batches_are_bounded_in_octets_and_a_larger_post_goes_alone(bob, monkeypatch):
+    monkeypatch.setattr(pull, "BATCH_OCTETS", 1000)
+    sizes = [100, 100, 5000, 100, 900]
+    posts = [bob.store.put(bytes([at] * 16), b"x" * size) for at, size in enumerate(sizes)]
+    assert [[post.size for post in batch] for batch in pull._batches(posts)] == [[100, 100], [5000], [100, 900]]
+
+
+def test_a_post_listed_again_after_its_delivery_is_only_acknowledged(bob):
+    listed = bob.store.put_message(1)
+    content = bob.store.posts[listed.id]
+    bob.pull()
+    bob.store.posts[listed.id] = content  # the store was restored from a backup
+    bob.store.calls.clear()
+    tally = bob.pull()
+    assert (tally.delivered, tally.repeated) == (0, 1)
+    assert bob.store.calls == ["list", "ack"]
+    assert len(bob.maildrop.messages) == 1
+
+
+@pytest.mark.parametrize("lost", [1, -1], ids=["answer", "request"])
+def test_a_lost_acknowledgement_is_repeated_and_duplicates_nothing(bob, lost):
+    bob.store.put_message(1)
+    bob.store.lose_acks = lost
+    with pytest.raises(TemporaryError):
+        bob.pull()
+    assert bob.last.complete is False
+    assert bob.pull().delivered == 0
+    assert len(bob.maildrop.messages) == 1
+    assert bob.store.posts == {}
+
+
+def test_keep_leaves_the_posts_and_delivers_them_once(bob):
+    bob.store.put_message(1)
+    assert bob.pull(keep=True).delivered == 1
+    assert bob.pull(keep=True).delivered == 0
+    assert len(bob.store.posts) == len(bob.maildrop.messages) == 1
+    assert "ack" not in bob.store.calls
+
+
+def test_a_dry_run_lists_and_does_nothing_else(bob):
+    bob.store.put_message(1)
+    bob.store.put(bytes(16), b"x" * 200_000)
+    bob.store.others = (Other(STRANGER_KEY, ALICE, 2),)
+    tally = bob.pull(dry_run=True)
+    assert (tally.waiting, tally.held) == (1, 1)
+    assert bob.store.calls == ["list"]
+    assert bob.standing() == Standing(0, 0, 0)
+
+
+def test_a_full_disk_leaves_the_post_at_the_store(bob):
+    bob.store.put_message(1)
+    bob.maildrop.failure = MboxError("4.3.1", "the disk is full")
+    with pytest.raises(AccountTrouble):
+        bob.pull()
+    assert bob.store.calls == ["list", "fetch"]
+    bob.maildrop.failure = None
+    assert bob.pull().delivered == 1
+
+
+def test_when_only_recording_fails_the_post_is_not_acknowledged(bob, monkeypatch):
+    bob.store.put_message(1)
+
+    def full(names, now):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bob.account.state, "record", full)
+    with pytest.raises(AccountTrouble):
+        bob.pull()
+    assert "ack" not in bob.store.calls
+
+
+def forged(bob, kind):
+    """Let one post wait that breaks a rule."""
+    post_id, message = bytes([9] * 16), honest_message(9)
+    contents = {
+        "malformed": b"<html>please log in</html>",
+        "not-for-us": seal_plainly(post_id, message, to_key="C0" * 20),
+        "unsigned": seal_plainly(post_id, message, signer=None),
+        "unknown-signer": seal_plainly(post_id, message, signer=STRANGER_KEY),
+        "recipient": seal_plainly(post_id, message, tag_for=bytes(16)),
+        "from": seal_plainly(post_id, b"From: carol@alpha.example\r\n\r\n"),
+        "too-large": seal_plainly(post_id, message + b"x" * 99_999),
+        "envelope": b'{"to": "'
+        + b"B0" * 20
+        + b'", "by": "'
+        + ALICE_KEY.encode()
+        + b'"}\0From: alice@alpha.example\r\n',
+    }
+    bob.store.put(post_id, contents[kind])
+    if kind == "too-large":
+        bob.store.relist(post_id, size=len(contents[kind]))
+    return post_id
+
+
+@pytest.mark.parametrize(
+    "kind", ["malformed", "not-for-us", "unsigned", "unknown-signer", "recipient", "from", "too-large", "envelope"]
+)
+def test_what_breaks_a_rule_is_held_once_and_the_rest_is_delivered(bob, kind, caplog):
+    bob.store.put_message(1)
+    bad = forged(bob, kind)
+    bob.store.put_message(2)
+    with caplog.at_level(logging.WARNING):
+        tally = bob.pull()
+    assert (tally.delivered, tally.held, tally.complete) == (2, 1, True)
+    assert bob.texts() == [text(1), text(2)]
+    assert bad not in bob.store.acknowledged
+    assert [record.getMessage().split(" ")[:2] for record in caplog.records] == [[bad.hex(), "held"]]
+    assert bob.account.state.held(DOMAIN)[bad, ALICE_KEY].reason == kind
+    assert bob.standing().key_mismatches == (kind == "unknown-signer")
+
+    caplog.clear()
+    bob.store.calls.clear()
+    assert bob.pull().held == 0  # not fetched again, not told again
+    assert bob.store.calls == ["list"]
+    assert caplog.records == []
+    assert bob.standing().held == 1
+
+
+def test_what_is_held_gets_another_try_when_the_sender_has_renewed_his_key(bob):
+    bad = forged(bob, "from")
+    bob.pull()
+    bob.store.posts[bad] = bob.store.posts[bad][0], seal_plainly(bad, honest_message(9))
+    bob.store.relist(bad, size=len(bob.store.posts[bad][1]))
+    bob.account.keyring.certificates = [certificate(ALICE, ALICE_KEY, b"renewed")]
+    assert bob.pull().delivered == 1
+    assert bob.standing() == Standing(0, 0, 0)
+
+
+def test_what_the_store_lists_no_more_is_held_no_more(bob):
+    bad = forged(bob, "unsigned")
+    bob.pull()
+    del bob.store.posts[bad]
+    bob.pull()
+    assert bob.standing().held == 0
+
+
+def test_a_post_under_the_address_of_another_is_not_fetched(bob, caplog):
+    listed = bob.store.put_message(1)
+    bob.store.relist(listed.id, address=Address("carol", DOMAIN))
+    with caplog.at_level(logging.WARNING):
+        assert bob.pull().held == 1
+    assert bob.store.calls == ["list"]
+    assert "key-mismatch" in caplog.text
+    assert bob.standing().key_mismatches == 1
+
+
+def test_a_correspondent_with_another_key_is_named_with_both_and_not_fetched(bob, caplog):
+    bob.store.others = (Other(STRANGER_KEY, ALICE, 2), Other("5F" * 20, Address("eve", DOMAIN), 3))
+    with caplog.at_level(logging.WARNING):
+        bob.pull()
+    assert f"found={STRANGER_KEY} expected={ALICE_KEY}" in caplog.text
+    assert "eve" not in caplog.text
+    assert bob.standing() == Standing(held=0, strangers=3, key_mismatches=1)
+    caplog.clear()
+    bob.pull()
+    assert caplog.records == []
+    assert bob.store.calls == ["list", "list"]
+
+
+def test_an_expired_key_holds_its_mail_at_the_store(tmp_path):
+    bob = Setup(tmp_path, certificate(ALICE, ALICE_KEY, b"expired"))
+    bob.store.put_message(1)
+    assert bob.pull().held == 1
+    assert bob.store.calls == ["list"]
+    bob.account.close()
+
+
+def test_another_senders_post_of_the_same_id_is_its_own(tmp_path):
+    carol, key = Address("carol", DOMAIN), "CA" * 20
+    bob = Setup(tmp_path, certificate(ALICE, ALICE_KEY), certificate(carol, key))
+    listed = bob.store.put_message(1)
+    bob.account.state.record([delivery_name((listed.id, key))], 0)
+    assert bob.pull().delivered == 1
+    bob.account.close()
+
+
+def test_an_answer_that_breaks_off_is_resumed(bob):
+    for number in range(5):
+        bob.store.put_message(number, honest_message(number) + b"y" * 2000 + b"\r\n")
+    bob.store.break_after = 3000
+    assert bob.pull().delivered == 5
+
+
+def test_what_came_before_the_answers_stop_is_delivered(bob):
+    for number in range(5):
+        bob.store.put_message(number)
+    bob.store.break_after = bob.store.posts[bytes(16)][0].size + 5
+
+    def give_up(posts, fetch=bob.store.fetch):
+        yield from fetch(posts)
+
+    bob.store.fetch = give_up
+    tries = []
+
+    class Broken:
+        list, ack = bob.store.list, bob.store.ack
+
+        def fetch(self, posts):
+            if tries:
+                raise TemporaryError("4.4.1", "nobody answers")
+            tries.append(posts)
+            return bob.store.fetch(posts)
+
+    with pytest.raises(TemporaryError):
+        bob.pull(client=Broken())
+    assert bob.texts() == [text(0)]
+    assert len(bob.store.acknowledged) == 1
+
+
+def test_posts_that_are_gone_meanwhile_are_passed_over(bob):
+    listed = bob.store.put_message(1)
+    bob.store.put_message(2)
+    content = bob.store.posts.pop(listed.id)
+    pages = bob.store.list([ALICE_KEY])
+    bob.store.posts[listed.id] = content
+
+    class Stale:
+        fetch, ack = bob.store.fetch, bob.store.ack
+
+        def list(self, senders, after=0, limit=1000):
+            page = bob.store.list(senders, after, limit)
+            bob.store.posts.pop(listed.id, None)
+            return replace(page, posts=tuple(sorted(page.posts, key=lambda post: post.serial)))
+
+    assert len(pages.posts) == 1
+    tally = bob.pull(client=Stale())
+    assert (tally.delivered, tally.gone, tally.complete) == (1, 1, True)
+
+
+def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob, monkeypatch):
+    monkeypatch.setattr(pull, "MAX_GONE", 10)
+    bob.store.page = 5
+    posts = [bob.store.put_message(number) for number in range(30)]
+    for post in posts:
+        bob.store.relist(post.id, size=7)
+
+    class Empty:
+        list, ack = bob.store.list, bob.store.ack
+
+        def fetch(self, wanted):
+            return FakeStore().fetch(wanted)
+
+    with pytest.raises(TemporaryError, match="does not have"):
+        bob.pull(client=Empty())
+    assert bob.store.calls.count("list") == 3
+
+
+def test_a_store_that_floods_with_forgeries_is_left_alone(bob, monkeypatch):
+    monkeypatch.setattr(pull, "MAX_HELD", 10)
+    for number in range(30):
+        bob.store.put(number.to_bytes(16, "big"), b"garbage")
+    with pytest.raises(TemporaryError, match="held"):
+        bob.pull()
+    assert bob.standing().held == 10
+    assert bob.maildrop.messages == []
+
+
+def test_a_store_that_never_stops_listing_gets_another_turn_later(bob, monkeypatch):
+    monkeypatch.setattr(pull, "MAX_PAGES", 3)
+    bob.store.page = 2
+    for number in range(20):
+        bob.store.put_message(number)
+    tally = bob.pull()
+    assert (tally.delivered, tally.complete) == (6, False)
+
+
+def test_a_hostile_listing_delivers_nothing(bob):
+    bob.store.put_message(1)
+    bob.store.relist((1).to_bytes(16, "big"), serial=0)
+
+    class Hostile:
+        fetch, ack = bob.store.fetch, bob.store.ack
+
+        def list(self, senders, after=0, limit=1000):
+            return bob.store.list(senders, -1, limit)
+
+    with pytest.raises(TemporaryError):
+        bob.pull(client=Hostile())
+    assert bob.maildrop.messages == []
+
+
+def test_a_refusal_ends_the_pass(bob):
+    class Refusing:
+        fetch, ack = bob.store.fetch, bob.store.ack
+
+        def list(self, senders, after=0, limit=1000):
+            raise StoreRefused("clock-skew", "301 seconds")
+
+    with pytest.raises(StoreRefused):
+        bob.pull(client=Refusing())
+
+
+def test_very_many_correspondents_of_one_domain_are_asked_for_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(pull, "MAX_SENDERS", 2)
+    people = [(Address(f"user{at}", DOMAIN), f"{at:040X}") for at in range(5)]
+    bob = Setup(tmp_path, *(certificate(address, key) for address, key in people))
+    for at, (address, key) in enumerate(people):
+        post_id = bytes([at] * 16)
+        message = f"From: {address}\r\n\r\n{at}\r\n".encode()
+        bob.store.put(post_id, seal_plainly(post_id, message, sender=address, signer=key), sender=key, address=address)
+    assert bob.pull().delivered == 5
+    assert bob.store.calls.count("list") == 3
+    bob.account.close()
+
+
+def test_it_stops_between_batches(bob, monkeypatch):
+    monkeypatch.setattr(pull, "BATCH_POSTS", 2)
+    for number in range(6):
+        bob.store.put_message(number)
+    with pytest.raises(Stopped):
+        bob.pull(stopping=lambda: len(bob.maildrop.messages) >= 2)
+    assert len(bob.maildrop.messages) == len(bob.store.acknowledged) == 2
+
+
+def test_a_process_that_is_about_to_end_delivers_nothing_more(bob):
+    bob.store.put_message(1)
+    contacts_before = bob.account.contacts()
+    bob.account.close()
+    assert bob.account.identity.closed
+    with pytest.raises(TemporaryError):
+        Pull(bob.account, contacts_before, DOMAIN, HOST, bob.store, Limits(100_000), MemoryGate(10**6)).run()
+    assert bob.maildrop.messages == []
+
+
+class PowerFailure(BaseException):
+    """The process ends here; nothing after it is done."""
+
+
+class Failing:
+    """Calls through to an object, and fails at the chosen one of all the moments around its durable steps."""
+
+    def __init__(self, moment):
+        self.left = moment
+
+    def moment(self):
+        self.left -= 1
+        if self.left == 0:
+            raise PowerFailure
+
+    def around(self, function):
+        def wrapped(*arguments):
+            self.moment()
+            result = function(*arguments)
+            self.moment()
+            return result
+
+        return wrapped
+
+
+@pytest.mark.parametrize("acks_arrive", [True, False])
+def test_wherever_it_ends_every_message_is_there_once(tmp_path, monkeypatch, acks_arrive):
+    monkeypatch.setattr(pull, "BATCH_POSTS", 2)
+    moment, died = 0, True
+    while died:
+        moment += 1
+        directory = tmp_path / f"{acks_arrive}-{moment}"
+        store = FakeStore()
+        for number in range(5):
+            store.put_message(number)
+        backup = dict(store.posts)
+        died = run_once(directory, store, Failing(moment))
+        if not acks_arrive:
+            store.posts = backup
+        assert run_once(directory, store, Failing(10**9)) is False
+        assert store.posts == {}
+        snapshot = Mbox(directory / "mbox").snapshot()
+        bodies = [b"".join(snapshot.chunks(at)).partition(b"\r\n\r\n")[2] for at in range(len(snapshot))]
+        assert bodies == [text(number) for number in range(5)], moment
+    assert moment == 3 * 3 * 2 + 1  # three batches; delivery, record, acknowledgement; before and after
+
+
+def run_once(directory, store, failing):
+    """One process: open, recover, pull, end; True when it died on the way."""
+    account = make_account(directory)
+    died = False
+    try:
+        account.state.record = failing.around(account.state.record)
+        account._maildrop.deliver = failing.around(account._maildrop.deliver)
+        account.recover()
+
+        class Client:
+            list, fetch, ack = store.list, store.fetch, staticmethod(failing.around(store.ack))
+
+        Pull(account, account.contacts(), DOMAIN, HOST, Client(), Limits(100_000), MemoryGate(10**6)).run()
+    except PowerFailure:
+        died = True
+    account.state._db.close()  # what the kernel would do
+    return died
+
+
+def test_two_accounts_with_one_maildrop_each_learn_of_their_own(tmp_path):
+    drop = tmp_path / "shared"
+    one = make_account(tmp_path / "1", Mbox(drop, owner="one"))
+    two = make_account(tmp_path / "2", Mbox(drop, owner="two"))
+    for account, number in ((one, 1), (two, 2)):
+        store = FakeStore()
+        store.put_message(number)
+        Pull(account, account.contacts(), DOMAIN, HOST, store, Limits(100_000), MemoryGate(10**6)).run()
+        account.recover()
+    assert len(Mbox(drop).snapshot()) == 2
+    assert str(BOB) == "bob@beta.example"
+    one.close()
+    two.close()

@@ -1,0 +1,443 @@
+"""Rounds over accounts and domains: who is asked how, what is remembered, and that nobody waits for anybody else."""
+
+import asyncio
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.http2mbox.pull import Limits
+from services.http2mbox.puller import Puller
+from services.http2mbox.report import Report
+from services.http2mbox.state import Standing
+from services.http2mbox.workers import MemoryGate, Workers
+from stubmail.address import Address
+from stubmail.datagram import Unknown, Waiting
+from stubmail.discovery import Store, StubDomain, Target
+from stubmail.errors import TemporaryError
+from tests.support.fake_store import (
+    ALICE,
+    ALICE_KEY,
+    STRANGER_KEY,
+    FakeStore,
+    ListMaildrop,
+    certificate,
+    honest_message,
+    make_account,
+    seal_plainly,
+)
+
+ALPHA = Store("post.alpha.example", 8080, "post_manager")
+
+
+@dataclass
+class World:
+    """DNS, UDP and stores as a test wants them: ``domains`` says what each offers, ``answers`` what UDP says."""
+
+    stores: dict[str, FakeStore] = field(default_factory=dict)  # by host
+    domains: dict[str, StubDomain | Exception | None] = field(default_factory=dict)
+    answers: dict[str, object] = field(default_factory=dict)  # by IP address; an answer, None, or a function
+    asked: list[str] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+    now: float = 1_700_000_000.0
+
+    def add(self, domain, *, udp=True):
+        host = f"post.{domain}"
+        self.domains[domain] = StubDomain(
+            domain,
+            (Target(host, 2225),) if udp else (),
+            (Target(host, 11371),),
+            (Store(host, 8080, "post_manager"),),
+        )
+        return self.stores.setdefault(host, FakeStore())
+
+    def discover(self, domain):
+        found = self.domains.get(domain)
+        if isinstance(found, Exception):
+            raise found
+        return found() if callable(found) else found
+
+    def addresses(self, host):
+        return [f"ip-of-{host}"]
+
+    async def ask(self, place, cookie):
+        self.asked.append(place[0].removeprefix("ip-of-"))
+        answer = self.answers.get(self.asked[-1])
+        return answer() if callable(answer) else answer
+
+    def connect(self, account, store):
+        self.opened.append(store.host)
+        account.jar.put(store.url, bytes(16), bytes(32))  # as a client does with the cookie of its first session
+        found = self.stores[store.host]
+        return found() if callable(found) else found
+
+
+class Rig:
+    """A puller in that world, for bob, whose correspondent is alice."""
+
+    def __init__(self, directory, *, limits=None, certificates=()):
+        self.world = World()
+        self.store = self.world.add("alpha.example")
+        self.maildrop = ListMaildrop()
+        self.account = make_account(directory, self.maildrop, *certificates)
+        self.workers = Workers(4)
+        self.limits = limits or Limits(100_000)
+        self.puller = self.make()
+
+    def make(self):
+        puller = Puller(
+            self.world,
+            self.world,
+            self.world.connect,
+            self.limits,
+            self.workers,
+            rng=random.Random(1),
+            clock=lambda: self.world.now,
+        )
+        puller.set_accounts([self.account])
+        return puller
+
+    def round(self, *, full=False):
+        """One round to its end."""
+
+        async def run():
+            self.puller.start_round(full=full)
+            await asyncio.wait_for(self.puller.finish(), 20)
+
+        asyncio.run(run())
+        return self.puller.report
+
+    def restart(self):
+        """Another process: only what is on disk remains."""
+        self.account.jar.save()
+        self.puller = self.make()
+
+    def close(self):
+        self.account.close()
+        self.workers.shutdown()
+
+
+@pytest.fixture
+def rig(tmp_path):
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+def test_the_first_round_asks_over_http_and_gets_a_cookie(rig):
+    rig.store.put_message(1)
+    report = rig.round()
+    assert (report.delivered, report.domains, report.listings, report.checks) == (1, {"alpha.example"}, 1, 0)
+    assert rig.world.asked == []
+    assert rig.account.jar.get(ALPHA.url).seen.serial == 1
+
+
+def test_later_rounds_ask_by_udp_and_nothing_new_costs_no_http(rig):
+    rig.store.put_message(1)
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    rig.round()
+    rig.restart()
+    report = rig.round()
+    assert rig.world.asked == [ALPHA.host] * 2
+    assert rig.store.calls.count("list") == 1
+    assert (report.checks, report.listings, report.domains) == (1, 0, {"alpha.example"})
+
+
+def test_mail_is_fetched_when_udp_says_so_in_the_same_session(rig):
+    rig.round()
+    rig.store.put_message(1)
+    rig.world.answers[ALPHA.host] = Waiting(1, 1)
+    assert rig.round().delivered == 1
+    assert rig.world.opened == [ALPHA.host]
+
+
+def test_strangers_mail_that_waits_is_no_news(rig):
+    rig.store.put(bytes(16), b"x", sender=STRANGER_KEY)
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(1, 1)
+    rig.round()
+    assert rig.store.calls.count("list") == 1
+
+
+@pytest.mark.parametrize("answer", [None, Unknown()])
+def test_silence_and_an_unknown_cookie_lead_to_http(rig, answer):
+    rig.round()
+    rig.store.put_message(1)
+    rig.world.answers[ALPHA.host] = answer
+    assert rig.round().delivered == 1
+    assert len(rig.world.opened) == (2 if isinstance(answer, Unknown) else 1)  # only a new session gives a new cookie
+
+
+def test_udp_that_stays_silent_is_left_alone_for_a_while(rig):
+    rig.round()
+    rig.round()
+    rig.round()
+    assert rig.world.asked == [ALPHA.host]
+    assert rig.store.calls.count("list") == 3
+
+
+def test_a_domain_without_udp_is_asked_over_http(tmp_path, rig):
+    rig.world.add("alpha.example", udp=False)
+    rig.round()
+    rig.round()
+    assert rig.world.asked == []
+    assert rig.store.calls.count("list") == 2
+
+
+def test_the_full_check_comes_periodically_whatever_udp_says(rig):
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    rig.round()
+    rig.world.now += 1.2 * 3600
+    rig.round()
+    assert rig.store.calls.count("list") == 2
+
+
+def test_a_full_round_asks_nothing_by_udp(rig):
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    rig.round(full=True)
+    assert rig.world.asked == []
+    assert rig.store.calls.count("list") == 2
+
+
+def test_deleted_cookies_force_the_full_check(rig, tmp_path):
+    rig.round()
+    rig.account.jar.save()
+    (tmp_path / "cookies.json").unlink()
+    rig.round()
+    assert rig.world.asked == []
+    assert rig.store.calls.count("list") == 2
+    assert len(rig.world.opened) == 2
+
+
+def test_another_correspondent_in_the_keyring_forces_a_listing(rig):
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    rig.account.keyring.certificates.append(certificate(Address("carol", "alpha.example"), "CA" * 20))
+    rig.round()
+    assert rig.store.calls.count("list") == 2
+
+
+def test_an_incomplete_pass_is_repeated(rig):
+    rig.store.put_message(1)
+    rig.store.lose_acks = 1
+    assert rig.round().failed == {"alpha.example"}
+    assert rig.account.jar.get(ALPHA.url).seen is None
+    rig.puller.set_accounts([rig.account])  # as SIGHUP does: no waiting
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    rig.round()
+    assert rig.store.calls.count("list") == 2
+    assert len(rig.maildrop.messages) == 1
+
+
+def test_domains_without_stub_mail_are_no_trouble(rig):
+    rig.world.domains["alpha.example"] = None
+    report = rig.round()
+    assert (report.domains, report.failed) == (set(), set())
+
+
+def test_what_fails_is_left_alone_for_a_while_and_the_log_says_so(rig, caplog):
+    rig.world.domains["alpha.example"] = TemporaryError("4.4.3", "DNS: no answer in time")
+    assert rig.round().failed == {"alpha.example"}
+    rig.world.add("alpha.example")
+    rig.round()
+    assert rig.store.calls == []
+    assert len([record for record in caplog.records if "failed" in record.getMessage()]) == 1
+    rig.puller.set_accounts([rig.account])
+    rig.round()
+    assert rig.store.calls == ["list"]
+
+
+def test_the_next_store_is_tried_when_the_first_does_not_answer(rig):
+    class Dead(FakeStore):
+        def list(self, senders, after=0, limit=1000):
+            raise TemporaryError("4.4.1", "cannot reach it")
+
+    second = Store("post2.alpha.example", 8080, "post_manager")
+    rig.world.domains["alpha.example"] = StubDomain("alpha.example", (), (), (ALPHA, second))
+    rig.world.stores[ALPHA.host] = Dead()
+    rig.world.stores[second.host] = FakeStore()
+    rig.world.stores[second.host].put_message(1)
+    assert rig.round().delivered == 1
+    assert rig.world.opened == [ALPHA.host, second.host]
+    rig.round()
+    assert len(rig.world.opened) == 2  # it stays with the one that answers
+
+
+def test_an_accounts_own_trouble_rests_the_account_and_blames_no_domain(rig):
+    rig.store.put_message(1)
+    rig.maildrop.failure = OSError(28, "No space left on device")
+    assert rig.round().failed == {"bob@beta.example"}
+    rig.maildrop.failure = None
+    assert rig.round().delivered == 0
+    rig.puller.set_accounts([rig.account])
+    assert rig.round().delivered == 1
+
+
+def test_a_keyring_that_cannot_be_read_rests_the_account(rig):
+    def broken():
+        raise TemporaryError("4.3.0", "gpg cannot read the keyring")
+
+    rig.account.keyring.correspondents = broken
+    assert rig.round().failed == {"bob@beta.example"}
+
+
+def test_a_bug_in_one_domain_is_logged_and_ends_nothing(rig, caplog):
+    rig.world.stores[ALPHA.host] = lambda: object()
+    assert rig.round().failed == {"alpha.example"}
+    assert "AttributeError" in caplog.text
+
+
+def people(count):
+    """One correspondent in each of many domains."""
+    return [certificate(Address("p", f"d{at}.example"), f"{at:040X}") for at in range(count)]
+
+
+def test_a_store_that_hangs_delays_nobody_else(tmp_path):
+    rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(1)])
+    hanging, released = threading.Event(), threading.Event()
+
+    class Hanging(FakeStore):
+        def list(self, senders, after=0, limit=1000):
+            hanging.set()
+            assert released.wait(20)
+            return super().list(senders, after, limit)
+
+    rig.world.add("d0.example")
+    rig.world.stores["post.d0.example"] = Hanging()
+
+    async def run():
+        rig.puller.start_round()
+        while not hanging.is_set() or rig.store.calls.count("list") < 1:
+            await asyncio.sleep(0.001)
+        for number in range(3):  # rounds go on for alice while d0.example's store says nothing
+            rig.store.put_message(number)
+            rig.puller.start_round(full=True)
+            while len(rig.maildrop.messages) <= number:
+                await asyncio.sleep(0.001)
+        assert rig.world.opened.count("post.d0.example") == 1
+        released.set()
+        await rig.puller.finish()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    rig.close()
+
+
+def test_a_round_of_five_hundred_idle_domains_takes_less_than_a_second(tmp_path):
+    rig = Rig(tmp_path, certificates=people(500))
+    for at in range(500):
+        rig.world.add(f"d{at}.example")
+        rig.world.answers[f"post.d{at}.example"] = Waiting(0, 0)
+    rig.round()
+    started = time.monotonic()
+    report = rig.round()
+    assert report.checks == 500
+    assert time.monotonic() - started < 1.0
+    rig.close()
+
+
+def test_stopping_leaves_the_rest_for_the_next_process(rig):
+    rig.store.put_message(1)
+    rig.puller.stop()
+    report = rig.round()
+    assert (report.delivered, report.failed) == (0, set())
+    assert rig.store.acknowledged == []
+
+
+def test_a_dry_run_remembers_nothing(tmp_path):
+    rig = Rig(tmp_path, limits=Limits(100_000, dry_run=True))
+    rig.store.put_message(1)
+    report = rig.round()
+    assert (report.waiting, report.delivered) == (1, 0)
+    assert rig.account.jar.get(ALPHA.url).seen is None
+    assert not (tmp_path / "cookies.json").exists()
+    rig.close()
+
+
+def test_an_account_that_is_gone_is_visited_no_more(rig):
+    rig.round()
+    rig.puller.set_accounts([])
+    rig.round(full=True)
+    assert rig.store.calls == ["list"]
+
+
+def test_correspondents_who_are_gone_take_what_was_held_along(rig):
+    rig.store.put(bytes(16), b"garbage")
+    rig.round()
+    assert rig.account.state.standing().held == 1
+    rig.account.keyring.certificates = people(1)
+    rig.world.domains["d0.example"] = None
+    rig.round()
+    assert rig.account.state.standing().held == 0
+
+
+def test_several_domains_of_one_account_deliver_at_the_same_time(tmp_path):
+    rig = Rig(tmp_path, certificates=people(8))
+    for at in range(8):
+        store = rig.world.add(f"d{at}.example")
+        for number in range(20):
+            post_id = bytes([at, number] * 8)
+            sender = Address("p", f"d{at}.example")
+            message = honest_message(number).replace(b"alice@alpha.example", str(sender).encode())
+            content = seal_plainly(post_id, message, sender=sender, signer=f"{at:040X}")
+            store.put(post_id, content, sender=f"{at:040X}", address=sender)
+    assert rig.round().delivered == 160
+    assert len({message.id for message in rig.maildrop.messages}) == 160
+    rig.close()
+
+
+@pytest.mark.parametrize(
+    ("report", "standing", "status"),
+    [
+        (Report(delivered=1), Standing(0, 0, 0), 0),
+        (Report(), Standing(0, 5, 0), 1),
+        (Report(), Standing(3, 0, 0), 1),
+        (Report(delivered=1, failed={"alpha.example"}), Standing(0, 0, 0), 75),
+        (Report(delivered=1, failed={"alpha.example"}), Standing(1, 0, 1), 77),
+    ],
+)
+def test_the_exit_status_is_that_of_the_contract(report, standing, status):
+    assert report.status([standing, Standing(0, 0, 0)]) == status
+
+
+def test_the_summary_is_one_line():
+    report = Report(delivered=3, domains={"a.example", "b.example"})
+    assert report.summary([Standing(0, 1, 0)]) == "pulled delivered=3 held=0 strangers=1 domains=2"
+    report.failed.add("b.example")
+    assert report.summary([Standing(2, 1, 1)]).endswith("domains=2 key_mismatches=1 failed=1")
+    assert Report(waiting=4).summary([], dry_run=True) == "listed waiting=4 held=0 strangers=0 domains=0"
+
+
+def test_workers_run_jobs_in_order_and_pass_on_what_they_raise():
+    workers = Workers(1)
+    order = []
+    futures = [workers.submit(order.append, number) for number in range(5)]
+    failing = workers.submit(int, "x")
+    workers.shutdown()
+    assert order == [0, 1, 2, 3, 4]
+    assert [future.result() for future in futures] == [None] * 5
+    with pytest.raises(ValueError, match="x"):
+        failing.result()
+
+
+def test_the_memory_gate_lets_in_what_fits_and_a_giant_alone():
+    gate = MemoryGate(100)
+    inside, peak, lock = [], [], threading.Lock()
+
+    def work(size):
+        with gate.room(size):
+            with lock:
+                inside.append(size)
+                peak.append(list(inside))
+            with lock:
+                inside.remove(size)
+
+    workers = Workers(8)
+    futures = [workers.submit(work, size) for size in (60, 30, 500, 60, 30, 30, 500, 60) * 3]
+    workers.shutdown()
+    assert all(future.exception() is None for future in futures)
+    assert all(sum(min(size, 100) for size in together) <= 100 for together in peak)

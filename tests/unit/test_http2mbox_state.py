@@ -1,0 +1,116 @@
+"""The state file: what was delivered, held and seen survives, also the process that wrote it."""
+
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from services.http2mbox.state import HeldPost, OtherSender, Standing, State, StateError, delivery_name
+
+ALICE_KEY, CAROL_KEY = "A1" * 20, "CA" * 20
+ONE, TWO = bytes(16), bytes([1] * 16)
+HELD = HeldPost(
+    ONE, ALICE_KEY, "alpha.example", "alice@alpha.example", 9, "unsigned", "not signed", "", ALICE_KEY, False, "d1", 100
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.sqlite3"
+
+
+@pytest.fixture
+def state(path):
+    state = State(path)
+    yield state
+    state.close()
+
+
+def test_delivered_posts_are_known_again(state, path):
+    state.record([delivery_name((ONE, ALICE_KEY))], 100)
+    state.record([delivery_name((ONE, ALICE_KEY))], 200)
+    again = State(path)
+    assert again.delivered([(ONE, ALICE_KEY), (TWO, ALICE_KEY)]) == {(ONE, ALICE_KEY)}
+    again.close()
+
+
+def test_one_sender_cannot_use_up_another_ones_ids(state):
+    state.record([delivery_name((ONE, CAROL_KEY))], 100)
+    assert state.delivered([(ONE, ALICE_KEY)]) == set()
+
+
+def test_old_posts_are_forgotten(state):
+    state.record([delivery_name((ONE, ALICE_KEY))], 100)
+    state.record([delivery_name((TWO, ALICE_KEY))], 200)
+    state.forget_before(200)
+    assert state.delivered([(ONE, ALICE_KEY), (TWO, ALICE_KEY)]) == {(TWO, ALICE_KEY)}
+
+
+def test_a_held_post_is_told_once_for_each_reason(state):
+    assert state.hold(HELD)
+    assert not state.hold(HELD)
+    assert state.hold(replace(HELD, reason="recipient"))
+    assert state.held("alpha.example") == {(ONE, ALICE_KEY): replace(HELD, reason="recipient")}
+    assert state.held("gamma.example") == {}
+
+
+def test_what_is_delivered_or_gone_is_held_no_more(state):
+    state.hold(HELD)
+    state.hold(replace(HELD, id=TWO))
+    state.record([delivery_name((ONE, ALICE_KEY))], 100)
+    assert state.standing().held == 1
+    state.unhold([(TWO, ALICE_KEY)])
+    assert state.standing().held == 0
+
+
+def test_other_senders_are_replaced_and_wrong_keys_told_once(state):
+    stranger = OtherSender("5E" * 20, "eve@alpha.example", 3, "")
+    wrong = OtherSender("5F" * 20, "alice@alpha.example", 2, ALICE_KEY)
+    assert state.set_others("alpha.example", [stranger, wrong], 100) == [wrong]
+    assert state.set_others("alpha.example", [stranger, wrong], 200) == []
+    assert state.standing() == Standing(held=0, strangers=3, key_mismatches=1)
+    assert state.set_others("alpha.example", [], 300) == []
+    assert state.standing() == Standing(0, 0, 0)
+
+
+def test_a_stranger_whom_two_domains_of_one_store_name_counts_once(state):
+    stranger = OtherSender("5E" * 20, "eve@other.example", 3, "")
+    state.set_others("alpha.example", [stranger], 100)
+    state.set_others("gamma.example", [stranger], 100)
+    assert state.standing().strangers == 3
+
+
+def test_domains_without_correspondents_are_forgotten(state):
+    state.hold(HELD)
+    state.set_others("gamma.example", [OtherSender("5E" * 20, "eve@gamma.example", 3, "")], 100)
+    state.keep_domains(["gamma.example"])
+    assert state.standing() == Standing(0, 3, 0)
+    state.keep_domains([])
+    assert state.standing() == Standing(0, 0, 0)
+
+
+def test_held_posts_with_wrong_keys_count_as_such(state):
+    state.hold(replace(HELD, is_key_mismatch=True))
+    assert state.standing() == Standing(1, 0, 1)
+
+
+def test_a_file_that_is_no_state_is_an_error_that_says_so(path):
+    path.write_bytes(b"not a database, but long enough to look like one" * 100)
+    with pytest.raises(StateError):
+        State(path)
+
+
+def test_a_file_of_a_later_version_is_not_touched(path):
+    State(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StateError, match="version 99"):
+        State(path)
+
+
+def test_a_closed_state_refuses(path):
+    state = State(path)
+    state.close()
+    with pytest.raises(StateError):
+        state.record([delivery_name((ONE, ALICE_KEY))], 100)
