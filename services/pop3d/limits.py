@@ -73,4 +73,4 @@ class FailureDelays:
 
     def _count(self, name: str, now: float) -> float:
         count, then = self._failures.get(name, (0.0, now))
-        return count / 2 ** (max(0.0, now - then) / self._forget)
+        return count * 0.5 ** (max(0.0, now - then) / self._forget)

@@ -1,0 +1,59 @@
+"""The index beside an mbox, as octets."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.pop3d.index_format import Record, RecordError, without
+from stubmail.mbox.scan import Index, Scanner
+
+
+def scan(data: bytes) -> Index:
+    scanner = Scanner()
+    scanner.feed(data)
+    return scanner.finish()
+
+
+def mbox(*contents: bytes) -> bytes:
+    return b"".join(b"From a@b Thu Jan  1 00:00:00 2026\n" + content + b"\n" for content in contents)
+
+
+FILE = mbox(b"one\n", b"two\r\n>From x\n", b"one\n", b"\n", b"last\n")
+RECORD = Record((7, len(FILE), 123, -5), scan(FILE), {2: 2}, b"memory")
+
+
+def columns(index: Index) -> list[object]:
+    return [index.starts, index.bodies, index.ends, index.octets, index.digests, index.size]
+
+
+def test_a_record_survives_the_file() -> None:
+    again = Record.from_wire(RECORD.to_wire())
+    assert (again.seen, again.numbers, again.memory) == (RECORD.seen, RECORD.numbers, RECORD.memory)
+    assert columns(again.index) == columns(RECORD.index)
+
+
+@given(st.integers(0, len(RECORD.to_wire()) - 1), st.integers(1, 255))
+def test_a_single_changed_octet_is_noticed(at: int, by: int) -> None:
+    data = bytearray(RECORD.to_wire())
+    data[at] ^= by
+    with pytest.raises(RecordError):
+        Record.from_wire(bytes(data))
+
+
+@given(st.integers(0, len(RECORD.to_wire()) - 1))
+def test_a_cut_file_is_noticed(end: int) -> None:
+    with pytest.raises(RecordError):
+        Record.from_wire(RECORD.to_wire()[:end])
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_octets_are_a_record_or_an_error(data: bytes, begun: bool) -> None:
+    with pytest.raises(RecordError):
+        Record.from_wire(RECORD.to_wire()[:16] + data if begun else data)
+
+
+@given(st.sets(st.integers(0, 4)))
+def test_cutting_messages_out_of_the_index_is_like_reading_the_file_without_them(gone: set[int]) -> None:
+    index = RECORD.index
+    cut = b"".join(FILE[index.starts[at] : index.after(at)] for at in range(5) if at not in gone)
+    assert columns(without(index, gone)) == columns(scan(cut))

@@ -1,0 +1,189 @@
+"""A Maildir as a maildrop."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.pop3d.maildir import Maildir, MaildirLocation
+from services.pop3d.maildir_sizes import NAME
+from services.pop3d.maildrop import InUse
+from stubmail.errors import PermanentError, TemporaryError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    for name in ("new", "cur", "tmp"):
+        (tmp_path / "Maildir" / name).mkdir(parents=True)
+    return tmp_path / "Maildir"
+
+
+def put(path: Path, place: str, name: str, content: bytes = b"a: b\n\ntext\n") -> None:
+    (path / place / name).write_bytes(content)
+
+
+def look(path: Path) -> list[tuple[str, int]]:
+    maildrop = MaildirLocation(path).open()
+    try:
+        return [(maildrop.uid(index), octets) for index, octets in enumerate(maildrop.octets)]
+    finally:
+        maildrop.close()
+
+
+def names(path: Path, place: str) -> list[str]:
+    return sorted(entry.name for entry in (path / place).iterdir())
+
+
+def content(maildrop: Maildir, number: int) -> bytes:
+    return b"".join(maildrop.content(number))
+
+
+def test_new_mail_moves_to_cur_and_flags_stay(path: Path) -> None:
+    put(path, "new", "1700000002.b.host")
+    put(path, "cur", "1700000001.a.host:2,S")
+    put(path, "new", ".hidden")
+    assert look(path) == [("1700000001.a.host", 14), ("1700000002.b.host", 14)]
+    assert names(path, "new") == [".hidden"]
+    assert names(path, "cur") == ["1700000001.a.host:2,S", "1700000002.b.host:2,"]
+
+
+def test_messages_are_in_the_order_in_which_they_came(path: Path) -> None:
+    for name in ("1700000010.x", "999.x", "1700000009.x", "letters"):
+        put(path, "new", name)
+    assert [uid for uid, _ in look(path)] == ["letters", "999.x", "1700000009.x", "1700000010.x"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "wire"),
+    [
+        (b"a\nb", b"a\r\nb\r\n"),
+        (b"a\r\nb\rc\n", b"a\r\nb\r\nc\r\n"),
+        (b"", b""),
+        (b"\0\xff\n" * 50_000, b"\0\xff\r\n" * 50_000),
+    ],
+)
+def test_sizes_are_exactly_what_is_sent(path: Path, stored: bytes, wire: bytes) -> None:
+    put(path, "new", "1.x", stored)
+    maildrop = MaildirLocation(path).open()
+    assert content(maildrop, 1) == wire
+    assert maildrop.octets == [len(wire)]
+    maildrop.close()
+
+
+def test_from_lines_are_content_here(path: Path) -> None:
+    put(path, "new", "1.x", b"\n>From x\n")
+    maildrop = MaildirLocation(path).open()
+    assert content(maildrop, 1) == b"\r\n>From x\r\n"
+    maildrop.close()
+
+
+def test_sizes_are_kept_and_not_believed_when_the_file_is_another(path: Path) -> None:
+    put(path, "new", "1.x", b"short\n")
+    assert look(path) == [("1.x", 7)]
+    assert look(path) == [("1.x", 7)]
+    put(path, "cur", "1.x:2,", b"not so short\n")
+    assert look(path) == [("1.x", 14)]
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"pop3d sizes 1\n00000000\n1 2 3 1.x\n"])
+def test_damaged_sizes_are_counted_anew(path: Path, damage: bytes) -> None:
+    put(path, "new", "1.x")
+    look(path)
+    (path / NAME).write_bytes(damage)
+    assert look(path) == [("1.x", 14)]
+
+
+def test_names_that_cannot_be_ids_are_hashed_and_ids_are_unique(path: Path) -> None:
+    put(path, "cur", "1.x:2,")
+    put(path, "cur", "1.x:2,S")
+    put(path, "cur", "2 with spaces:2,")
+    put(path, "cur", "3" * 100)
+    uids = [uid for uid, _ in look(path)]
+    assert len(set(uids)) == 4
+    assert all(len(uid) <= 70 and " " not in uid for uid in uids)
+    assert uids == [uid for uid, _ in look(path)]
+
+
+def test_commit_removes_what_was_marked_even_under_other_flags(path: Path) -> None:
+    for number in (1, 2, 3):
+        put(path, "new", f"{number}.x")
+    maildrop = MaildirLocation(path).open()
+    (path / "cur" / "1.x:2,").rename(path / "cur" / "1.x:2,RS")
+    (path / "cur" / "3.x:2,").unlink()
+    put(path, "new", "4.x")
+    assert content(maildrop, 1) == b"a: b\r\n\r\ntext\r\n"
+    maildrop.commit([1, 3])
+    maildrop.close()
+    assert [uid for uid, _ in look(path)] == ["2.x", "4.x"]
+    assert names(path, "tmp") == []
+
+
+def test_a_commit_that_fails_removes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        put(path, "new", f"{number}.x")
+    maildrop = MaildirLocation(path).open()
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.startswith("2") and self.parent.name == "cur":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        maildrop.commit([1, 2])
+    maildrop.close()
+    assert names(path, "cur") == ["1.x:2,", "2.x:2,"]
+
+
+def test_a_message_that_changed_or_went_is_not_sent(path: Path) -> None:
+    put(path, "new", "1.x")
+    put(path, "new", "2.x")
+    maildrop = MaildirLocation(path).open()
+    put(path, "cur", "1.x:2,", b"grown and grown and grown\n")
+    (path / "cur" / "2.x:2,").unlink()
+    for number in (1, 2):
+        with pytest.raises(TemporaryError):
+            content(maildrop, number)
+    maildrop.close()
+
+
+def test_one_session_at_a_time(path: Path) -> None:
+    first = MaildirLocation(path).open()
+    with pytest.raises(InUse):
+        MaildirLocation(path).open()
+    with pytest.raises(InUse):
+        MaildirLocation(path).reset()
+    first.close()
+
+
+def test_reset_moves_all_back_to_new_and_forgets_the_sizes(path: Path) -> None:
+    put(path, "new", "1.x")
+    put(path, "cur", "2.x:2,S")
+    look(path)
+    MaildirLocation(path).reset()
+    assert names(path, "new") == ["1.x", "2.x"]
+    assert names(path, "cur") == []
+    assert not (path / NAME).exists()
+
+
+def test_a_reset_that_cannot_move_everything_keeps_the_sizes(path: Path) -> None:
+    put(path, "cur", "1.x:2,S")
+    look(path)
+    put(path, "new", "1.x", b"another\n")
+    with pytest.raises(TemporaryError):
+        MaildirLocation(path).reset()
+    assert (path / NAME).exists()
+    assert (path / "new" / "1.x").read_bytes() == b"another\n"
+
+
+def test_links_and_directories_are_no_messages(path: Path) -> None:
+    (path / "cur" / "1.dir").mkdir()
+    (path / "cur" / "2.link").symlink_to("/etc/passwd")
+    os.mkfifo(path / "new" / "3.fifo")
+    assert look(path) == []
+
+
+def test_what_is_no_maildir_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match="is no Maildir"):
+        MaildirLocation(tmp_path / "none").open()
