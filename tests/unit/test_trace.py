@@ -1,0 +1,116 @@
+"""How mail would travel: the route that a trace names is the one that a gateway would take."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+
+from commands.trace import Trace, follow
+from services.keyserver.app import create_app
+from services.keyserver.directory import Directory
+from stubmail.address import Address
+from stubmail.discovery import Resolver
+from stubmail.http_client import HttpClient
+from stubmail.testing.authority import Fault
+from stubmail.testing.nameserver import NameServer
+from stubmail.testing.zones import parse_zone
+from tests.support.gpg import GpgHome, gpg_home, need
+from tests.support.ports import LOOPBACK
+
+ZONE = """
+$ORIGIN example.
+$TTL 60
+@ SOA ns hostmaster ( 1 3600 600 604800 60 )
+@ NS ns
+ns A 203.0.113.53
+_stub._udp.beta SRV 10 5 2225 post.beta
+_pks._tcp.beta SRV 10 5 {port} keys.beta
+_post._tcp.beta TXT "10 5 8080 post.beta.example. post_manager"
+post.beta A 127.0.0.1
+keys.beta A 127.0.0.1
+legacy MX 10 mx.legacy
+"""
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class World:
+    """beta.example: its DNS, and its key server with what lies in ``keys``."""
+
+    dns: NameServer
+    keys: Path
+    resolver: Resolver
+
+    def trace(self, address: str, gnupghome: Path | None = None) -> Trace:
+        return follow(Address.parse(address), self.resolver, HttpClient(self.resolver, timeout=10), gnupghome)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    app = create_app(Directory(tmp_path, "beta.example"), ())
+    with make_server(LOOPBACK, 0, app, handler_class=_Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        with NameServer([parse_zone(ZONE.format(port=server.server_port))]) as dns:
+            yield World(dns, tmp_path, Resolver(dns.address, timeout=0.3, allow_private=True))
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def gpg() -> Iterator[GpgHome]:
+    need("gpg", "gnupg")
+    with gpg_home() as home:
+        home.generate("Bob <bob@beta.example>")
+        yield home
+
+
+def test_stub_mail_with_the_key_of_the_domain(world: World, gpg: GpgHome) -> None:
+    (world.keys / "bob.pgp").write_bytes(gpg.export("bob@beta.example"))
+    fingerprint = gpg.fingerprints("bob@beta.example")[0]
+    trace = world.trace("bob@beta.example")
+    assert trace.route == "stub" and all(step.ok for step in trace.steps)
+    assert [step.what for step in trace.steps] == ["dns", "address", "address", "key"]
+    assert fingerprint in trace.steps[-1].text
+
+
+def test_the_base_address_when_there_is_no_key_for_the_subaddress(world: World, gpg: GpgHome) -> None:
+    (world.keys / "bob.pgp").write_bytes(gpg.export("bob@beta.example"))
+    trace = world.trace("bob+lists@beta.example")
+    assert trace.route == "stub"
+    assert [(step.what, step.ok) for step in trace.steps[-2:]] == [("key", False), ("key", True)]
+
+
+def test_no_key_defers(world: World) -> None:
+    trace = world.trace("bob@beta.example")
+    assert trace.route == "deferred" and "no key for bob@beta.example" in trace.steps[-1].text
+
+
+def test_the_keyring_comes_first(world: World, gpg: GpgHome) -> None:
+    trace = world.trace("bob@beta.example", gpg.path)
+    assert trace.route == "stub" and trace.steps[-1].what == "keyring"
+
+
+def test_a_domain_without_stub_mail(world: World) -> None:
+    trace = world.trace("carol@legacy.example")
+    assert trace.route == "legacy" and len(trace.steps) == 1
+
+
+@pytest.mark.parametrize("name", ["_stub._udp.legacy.example", "_pks._tcp.beta.example", "_post._tcp.beta.example"])
+def test_dns_that_fails_defers(world: World, name: str) -> None:
+    world.dns.authority.faults[name] = Fault.SERVFAIL
+    trace = world.trace(f"x@{name.split('.', 2)[2]}")
+    assert trace.route == "deferred" and "SERVFAIL" in trace.steps[0].text
+
+
+def test_a_key_server_that_is_down_defers(world: World) -> None:
+    world.dns.authority.serve([parse_zone(ZONE.format(port=1))])
+    trace = world.trace("bob@beta.example")
+    assert trace.route == "deferred" and not trace.steps[-1].ok
