@@ -42,22 +42,28 @@ class Account:
     """An account's keys and store; ``post`` is for one thread at a time, ``keys`` for any."""
 
     def __init__(
-        self, user: User, http: HttpClient, resolver: Resolver, store: Store | None, clock: Callable[[], float]
+        self,
+        user: User,
+        keyring: Keyring,
+        resolver: Resolver,
+        http: HttpClient,
+        clock: Callable[[], float],
+        store: Store | None = None,
     ) -> None:
-        """Use the store ``store``, or the one that the domain's DNS records name. Raises PermanentError for a user
-        without what it takes, and Exit when gpg is missing."""
-        if user.address is None or user.gnupghome is None:
-            raise PermanentError("5.3.5", f"the account {user.name} has no address or no gnupghome")
+        """Use the store ``store``, or the one that the domain's DNS records name. Raises PermanentError 5.3.5 for a
+        user without an address."""
+        if user.address is None:
+            raise PermanentError("5.3.5", f"the account {user.name} has no address")
         self.address = user.address
+        self.keys = Keys(keyring, http, clock)
         self._user = user
-        self._http = http
+        self._keyring = keyring
         self._resolver = resolver
-        self._fixed_store = store
+        self._http = http
         self._clock = clock
-        self._keyring = Keyring(user.gnupghome)
+        self._fixed_store = store
         self._client: StoreClient | None = None
         self._identity: Identity | None = None
-        self.keys = Keys(self._keyring, http, clock)
 
     def identity(self) -> Identity:
         """Return the account's own key, unlocked once. Raises PermanentError and ConfigError."""
@@ -134,8 +140,11 @@ class Account:
         if self._client is None or (stores and self._client.store_record not in stores):
             if not stores:
                 raise TemporaryError("4.4.4", f"{self.address.domain}, our own domain, has no store in DNS")
-            self._client = StoreClient(self._http, stores[0], identity, self.address, self._clock)
+            self._client = self._connect(stores[0], identity)
         return self._client
+
+    def _connect(self, store: Store, identity: Identity) -> StoreClient:
+        return StoreClient(self._http, store, identity, self.address, self._clock)
 
     def _stores(self) -> Sequence[Store]:
         try:

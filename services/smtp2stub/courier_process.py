@@ -27,6 +27,7 @@ from stubmail.cli import parse_listen
 from stubmail.discovery import Resolver, Store
 from stubmail.errors import Exit, PermanentError
 from stubmail.http_client import HttpClient
+from stubmail.keyring import Keyring
 from stubmail.log import event
 from stubmail.queue import Bell, Queue
 from stubmail.settings import ConfigError, Dns
@@ -119,7 +120,10 @@ class _Process:
             user = self._users.find(name)
             if user is None:
                 raise PermanentError("5.3.5", f"there is no account {name} any more")
-            self._accounts[name] = Account(user, self._http, self._resolver, self._store, time.time)
+            if user.gnupghome is None:
+                raise PermanentError("5.3.5", f"the account {name} has no gnupghome")
+            keyring = Keyring(user.gnupghome)
+            self._accounts[name] = Account(user, keyring, self._resolver, self._http, time.time, self._store)
         return self._accounts[name]
 
     def _relay(self) -> Relay | None:

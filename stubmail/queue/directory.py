@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, get_args
@@ -186,23 +187,17 @@ class Queue:
 
     # Anybody
 
-    def messages(self) -> Iterator[Stored]:
-        """Yield all messages, oldest first; those that leave or come meanwhile may be missing, none comes twice."""
-        filed = self.filed()
-        known = set(filed)
-        for queue_id in filed:
-            try:
-                found = self.find(queue_id)
-            except ItemError:
-                continue
-            if found is not None:
-                yield found
-        for name in self.arrivals():
-            try:
-                records = self.arrived(name)
-            except (FileNotFoundError, ItemError):
-                continue
-            yield from (record for record in records if record.item.id not in known)
+    def messages(self) -> list[Stored]:
+        """Return all messages, oldest first, each once; damaged ones are passed over."""
+        found: dict[str, Stored] = {}
+        for name in self.arrivals():  # before the filed ones: a message may go that way meanwhile, never back
+            with suppress(FileNotFoundError, ItemError):
+                found.update((stored.item.id, stored) for stored in self.arrived(name))
+        for queue_id in self.filed():
+            with suppress(ItemError):
+                if (stored := self.find(queue_id)) is not None:
+                    found[queue_id] = stored
+        return [found[queue_id] for queue_id in sorted(found)]
 
     def orders(self) -> list[tuple[str, Order]]:
         """Return the orders that stand, as (queue id, order)."""
