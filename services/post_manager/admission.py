@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.post_manager.multipart import MAX_FRAME, Parts
+from services.post_manager.multipart import MAX_HEADERS
+from services.post_manager.parts import Parts
 from services.post_manager.rate import Buckets
 from services.post_manager.storage import sessions
 from services.post_manager.storage.database import Database
@@ -26,7 +27,9 @@ from stubmail.request import (
 )
 
 MAC_SIZE = 32
-_MAX_SMALL = MAX_REQUEST + MAX_SIGNATURE + MAX_CERTIFICATE + 4 * MAX_FRAME  # octets of all requests but ``store``
+_MAX_SMALL = (
+    MAX_REQUEST + MAX_SIGNATURE + MAX_CERTIFICATE + 4 * (MAX_HEADERS + 256)
+)  # octets of all requests but ``store``
 
 
 @dataclass(frozen=True, slots=True)

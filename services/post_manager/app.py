@@ -16,8 +16,9 @@ from werkzeug.exceptions import HTTPException
 from services.post_manager.admission import Gate
 from services.post_manager.counters import Counters
 from services.post_manager.delivery import ContentGone
-from services.post_manager.multipart import Parts, boundary_of
+from services.post_manager.multipart import MultipartError, parse_boundary
 from services.post_manager.operations import JSON, Answer, Operations
+from services.post_manager.parts import Parts
 from services.post_manager.settings import Network
 from services.post_manager.storage import schema
 from services.post_manager.storage.database import Conflict, Database, StorageError, StorageFull
@@ -96,7 +97,10 @@ def create_app(edge: Edge) -> Flask:
 
 def _check_header(edge: Edge) -> tuple[int, bytes]:
     """The checks that need the header alone (protocol.md §4.3, 1); return the body's length and its boundary."""
-    boundary = boundary_of(request.headers.get("Content-Type", ""))
+    try:
+        boundary = parse_boundary(request.headers.get("Content-Type", ""))
+    except MultipartError as error:
+        raise Refusal("media-type", str(error)) from error
     text = request.environ.get("CONTENT_LENGTH") or ""
     if not (text.isascii() and text.isdigit()) or "HTTP_TRANSFER_ENCODING" in request.environ:
         raise Refusal("length-required", "a request needs a Content-Length, and no transfer encoding")

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.post_manager import delivery
 from services.post_manager.admission import Admitted
-from services.post_manager.multipart import Parts
+from services.post_manager.parts import Parts
 from services.post_manager.policy import Accounts
 from services.post_manager.storage import mailbox, outbox, posts, sessions
 from services.post_manager.storage.database import Database, StorageFull

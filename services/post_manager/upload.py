@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from services.post_manager.multipart import Parts
+from services.post_manager.parts import Parts
 from services.post_manager.storage.database import StorageFull
 from stubmail.request import Part, Refusal
 

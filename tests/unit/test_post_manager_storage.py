@@ -1,0 +1,431 @@
+"""The store's database: posts are kept exactly once, within quotas, and sums never drift from what they sum up."""
+
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, func, insert, select
+
+from services.post_manager.storage import contents, mailbox, outbox, posts, schema, sessions
+from services.post_manager.storage.contents import CHUNK
+from services.post_manager.storage.database import (
+    Conflict,
+    Database,
+    StorageDamaged,
+    StorageError,
+    StorageFull,
+    sqlite_url,
+)
+from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
+from stubmail.errors import Exit
+
+ALICE = Sender("A" * 40, "alice@alpha.example")
+AMY = Sender("C" * 40, "amy@alpha.example")
+BOB, CAROL = "B" * 40, "D" * 64
+TERMS = Terms(quota_posts=100, quota_octets=10**7, max_post=10**6, lifetime=1000)
+NOW, KEEP = 1_000_000, 500
+
+
+class Octets:
+    """A body in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.digest = hashlib.sha256(data).digest()
+        self.size = len(data)
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        return (self.data[start : start + size] for start in range(0, self.size, size))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(sqlite_url(tmp_path / "store.db"))
+    schema.prepare(database)
+    yield database
+    database.close()
+
+
+def new(recipient: str = BOB, body: int = 0, post_id: bytes | None = None) -> NewPost:
+    return NewPost(post_id or secrets.token_bytes(16), recipient, "bob@beta.example", b"head", body)
+
+
+def keep(database: Database, post: NewPost, body: bytes = b"body", sender: Sender = ALICE, terms: Terms = TERMS) -> str:
+    [outcome] = posts.store(database, sender, [post], [Octets(body)], terms, NOW)
+    return outcome.code if outcome else "stored"
+
+
+def read(database: Database, recipient: str, post_id: bytes) -> bytes | None:
+    stored = mailbox.look_up(database, recipient, [post_id]).get(post_id)
+    if stored is None:
+        return None
+    with database.read() as connection:
+        numbers = range(-(-stored.body_size // CHUNK))
+        return stored.head + b"".join(
+            contents.read_chunk(connection, stored.content, number) or b"" for number in numbers
+        )
+
+
+def rows(database: Database, table: str) -> int:
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(schema.metadata.tables[table])).scalar_one()
+
+
+def assert_consistent(database: Database) -> None:
+    """Every sum and every reference count is what counting the posts gives."""
+    with database.read() as connection:
+        waiting = connection.execute(select(schema.posts).where(schema.posts.c.state == schema.WAITING)).all()
+        kept = {row.id: row for row in connection.execute(select(schema.contents))}
+        sizes: dict[int, int] = {}
+        for chunk in connection.execute(select(schema.chunks)):
+            sizes[chunk.content] = sizes.get(chunk.content, 0) + len(chunk.data)
+        tallies = {(r.recipient, r.sender, r.address): r.posts for r in connection.execute(select(schema.tallies))}
+        usage = {r.sender: (r.posts, r.octets) for r in connection.execute(select(schema.usage)) if r.posts or r.octets}
+    assert {i: row.refs for i, row in kept.items()} == {i: sum(p.content == i for p in waiting) for i in kept}
+    assert {p.content for p in waiting} == set(kept)
+    assert sizes == {i: row.size for i, row in kept.items() if row.size}
+    pairs = [(p.recipient, p.sender, p.sender_address) for p in waiting]
+    assert tallies == {pair: pairs.count(pair) for pair in pairs}
+    for sender in {p.sender for p in waiting} | set(usage):
+        mine = [p for p in waiting if p.sender == sender]
+        octets = sum(len(p.head) for p in mine) + sum(row.size for row in kept.values() if row.sender == sender)
+        assert usage.get(sender, (0, 0)) == (len(mine), octets)
+
+
+def test_a_stored_post_is_listed_and_read_by_its_recipient_alone(database: Database) -> None:
+    post = new()
+    assert keep(database, post, b"x" * (2 * CHUNK + 5)) == "stored"
+    [listed] = mailbox.page(database, BOB, [ALICE.fingerprint], 0, 10).posts
+    assert (listed.id, listed.sender, listed.address, listed.size, listed.stored) == (
+        post.id,
+        ALICE.fingerprint,
+        ALICE.address,
+        4 + 2 * CHUNK + 5,
+        NOW,
+    )
+    assert read(database, BOB, post.id) == b"head" + b"x" * (2 * CHUNK + 5)
+    assert read(database, CAROL, post.id) is None
+    assert_consistent(database)
+
+
+@pytest.mark.parametrize("end", ["waiting", "fetched", "withdrawn", "expired"])
+def test_storing_an_id_again_changes_nothing_whatever_became_of_it(database: Database, end: str) -> None:
+    post = new()
+    keep(database, post)
+    if end == "fetched":
+        mailbox.acknowledge(database, BOB, [post.id], NOW, KEEP)
+    elif end == "withdrawn":
+        outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW, KEEP)
+    elif end == "expired":
+        outbox.expire(database, NOW + TERMS.lifetime, KEEP)
+    assert keep(database, post, b"sealed anew") == "stored"
+    [sent], more = outbox.page(database, ALICE.fingerprint, 0, 10, [])
+    assert (schema.STATE_NAMES[sent.state], more) == (end, False)
+    assert rows(database, "contents") == (end == "waiting")
+    assert_consistent(database)
+
+
+def test_an_id_that_belongs_to_another_post_is_refused(database: Database) -> None:
+    post = new()
+    keep(database, post)
+    assert keep(database, post, sender=AMY) == "id"
+    assert keep(database, new(CAROL, post_id=post.id)) == "id"
+    assert rows(database, "posts") == 1
+    assert_consistent(database)
+
+
+def test_a_body_for_fifty_recipients_is_stored_once(database: Database) -> None:
+    body = Octets(secrets.token_bytes(500_000))
+    everybody = [new(f"{number:040X}") for number in range(50)]
+    assert posts.store(database, ALICE, everybody, [body], TERMS, NOW) == [None] * 50
+    assert rows(database, "contents") == 1
+    with database.read() as connection:
+        assert connection.execute(select(schema.contents.c.refs)).scalar_one() == 50
+    # … also when the same body comes in another request, but not from another sender
+    assert posts.store(database, ALICE, [new(CAROL)], [body], TERMS, NOW) == [None]
+    assert posts.store(database, AMY, [new(CAROL)], [body], TERMS, NOW) == [None]
+    assert rows(database, "contents") == 2
+    for post in everybody:
+        mailbox.acknowledge(database, post.recipient, [post.id], NOW, KEEP)
+    assert rows(database, "contents") == 2
+    assert_consistent(database)
+
+
+def test_quotas_count_what_waits(database: Database) -> None:
+    terms = Terms(quota_posts=2, quota_octets=1000, max_post=500, lifetime=1000)
+    first, second = new(), new()
+    assert keep(database, first, b"x" * 497, terms=terms) == "too-large"
+    assert keep(database, first, b"x" * 496, terms=terms) == "stored"
+    assert keep(database, second, b"y" * 496, terms=terms) == "stored"
+    assert keep(database, new(), b"z", terms=terms) == "quota"
+    mailbox.acknowledge(database, BOB, [first.id], NOW, KEEP)
+    assert keep(database, new(), b"z" * 496, terms=terms) == "stored"
+    outbox.withdraw(database, ALICE.fingerprint, [second.id], NOW, KEEP)
+    assert keep(database, new(), b"z" * 496, terms=terms) == "stored"  # the body is there already
+    assert_consistent(database)
+
+
+def test_octets_over_quota_are_refused_post_by_post(database: Database) -> None:
+    terms = Terms(quota_posts=10, quota_octets=1000, max_post=900, lifetime=1000)
+    bodies = [Octets(b"x" * 600), Octets(b"y" * 600)]
+    outcomes = posts.store(database, ALICE, [new(), new(body=1), new(CAROL)], bodies, terms, NOW)
+    assert [outcome and outcome.code for outcome in outcomes] == [None, "quota", None]
+    assert isinstance(outcomes[1], Refused)
+    assert "604 octets wait already, 1000 may" in outcomes[1].message
+    assert rows(database, "contents") == 1
+    assert_consistent(database)
+
+
+def test_serials_grow_and_are_never_used_twice(database: Database) -> None:
+    for _ in range(3):
+        post = new()
+        keep(database, post)
+        mailbox.acknowledge(database, BOB, [post.id], NOW, 0)
+        outbox.forget(database, NOW + 1)
+    assert rows(database, "posts") == 0
+    keep(database, new())
+    with database.read() as connection:
+        assert mailbox.waiting(connection, BOB) == (1, 4)
+
+
+def test_a_page_has_the_senders_asked_for_and_names_the_others(database: Database) -> None:
+    mine = [new() for _ in range(3)]
+    posts.store(database, ALICE, mine, [Octets(b"body")], TERMS, NOW)
+    keep(database, new(), sender=AMY)
+    keep(database, new(CAROL))
+    listing = mailbox.page(database, BOB, [ALICE.fingerprint, "F" * 40], 0, 2)
+    assert [post.id for post in listing.posts] == [post.id for post in mine[:2]]
+    assert (listing.more, listing.serial) == (True, 4)
+    assert [(other.sender, other.address, other.posts) for other in listing.others] == [
+        (AMY.fingerprint, AMY.address, 1)
+    ]
+    rest = mailbox.page(database, BOB, [ALICE.fingerprint], listing.posts[-1].serial, 2)
+    assert [post.id for post in rest.posts] == [mine[2].id]
+    assert not rest.more
+    nothing = mailbox.page(database, "E" * 40, [ALICE.fingerprint], 0, 2)
+    assert (nothing.posts, nothing.serial, nothing.others) == ((), 0, ())
+
+
+def test_others_are_a_hundred_at_most(database: Database) -> None:
+    for number in range(101):
+        keep(database, new(), sender=Sender(f"{number:040X}", "x@alpha.example"))
+    assert len(mailbox.page(database, BOB, [], 0, 1).others) == mailbox.MAX_OTHERS
+
+
+def test_only_the_recipient_acknowledges_and_only_the_sender_withdraws(database: Database) -> None:
+    post = new()
+    keep(database, post)
+    assert mailbox.acknowledge(database, CAROL, [post.id], NOW, KEEP) == []
+    assert outbox.withdraw(database, AMY.fingerprint, [post.id], NOW, KEEP) == {}
+    assert mailbox.acknowledge(database, BOB, [post.id, secrets.token_bytes(16)], NOW + 5, KEEP) == [post.id]
+    assert mailbox.acknowledge(database, BOB, [post.id], NOW + 6, KEEP) == []
+    [sent], _ = outbox.page(database, ALICE.fingerprint, 0, 10, [])
+    assert (sent.state, sent.changed) == (schema.FETCHED, NOW + 5)
+    assert outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW + 7, KEEP) == {post.id: schema.FETCHED}
+    assert_consistent(database)
+
+
+def test_a_withdrawn_post_says_so_to_its_recipient(database: Database) -> None:
+    post = new()
+    keep(database, post)
+    assert outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW, KEEP) == {post.id: schema.WITHDRAWN}
+    assert mailbox.look_up(database, BOB, [post.id]) == {post.id: None}
+    assert mailbox.look_up(database, CAROL, [post.id]) == {}
+    assert mailbox.page(database, BOB, [ALICE.fingerprint], 0, 10).posts == ()
+
+
+def test_posts_expire_and_their_tombstones_go_when_they_may(database: Database) -> None:
+    post = new()
+    keep(database, post)
+    assert outbox.expire(database, NOW + TERMS.lifetime - 1, KEEP) == []
+    assert outbox.expire(database, NOW + TERMS.lifetime, KEEP) == [post.id]
+    assert mailbox.look_up(database, BOB, [post.id]) == {}
+    assert outbox.forget(database, NOW + TERMS.lifetime + KEEP - 1) == 0
+    assert outbox.forget(database, NOW + TERMS.lifetime + KEEP) == 1
+    assert rows(database, "posts") == 0
+    assert_consistent(database)
+
+
+def test_the_outbox_is_paged_and_filtered(database: Database) -> None:
+    mine = [new() for _ in range(4)]
+    posts.store(database, ALICE, mine, [Octets(b"body")], TERMS, NOW)
+    mailbox.acknowledge(database, BOB, [mine[1].id, mine[3].id], NOW, KEEP)
+    page, more = outbox.page(database, ALICE.fingerprint, 0, 3, [])
+    assert ([sent.id for sent in page], more) == ([post.id for post in mine[:3]], True)
+    page, more = outbox.page(database, ALICE.fingerprint, 0, 3, [schema.FETCHED])
+    assert ([sent.id for sent in page], more) == ([mine[1].id, mine[3].id], False)
+    assert outbox.page(database, AMY.fingerprint, 0, 3, []) == ((), False)
+
+
+class _Cut(Exception):
+    """The process dies here."""
+
+
+def test_a_store_cut_off_at_any_statement_leaves_nothing_and_can_be_repeated(database: Database) -> None:
+    wanted = [new(), new(CAROL), new(body=1)]
+    bodies = [Octets(b"x" * (CHUNK + 1)), Octets(b"y")]
+    cut = 0
+    while True:
+        left = cut
+
+        def count(*_: object) -> None:
+            nonlocal left
+            if left == 0:
+                raise _Cut
+            left -= 1
+
+        event.listen(database._engine, "before_cursor_execute", count)
+        try:
+            posts.store(database, ALICE, wanted, bodies, TERMS, NOW)
+            break
+        except _Cut:
+            pass
+        finally:
+            event.remove(database._engine, "before_cursor_execute", count)
+        assert rows(database, "posts") == rows(database, "contents") == rows(database, "chunks") == 0
+        cut += 1
+    assert cut > 8  # it was cut at every statement that there is
+    assert rows(database, "posts") == 3
+    assert posts.store(database, ALICE, wanted, bodies, TERMS, NOW) == [None] * 3
+    assert rows(database, "posts") == 3
+    assert_consistent(database)
+
+
+def test_a_transaction_that_meets_another_is_made_again(database: Database) -> None:
+    attempts = []
+
+    def work(connection: object) -> int:
+        attempts.append(connection)
+        if len(attempts) < 3:
+            raise Conflict
+        return 7
+
+    assert database.transact(work) == 7
+    with pytest.raises(Conflict), database.write() as connection:
+        connection.execute(insert(schema.counters), {"name": schema.SERIAL, "value": 1})
+
+
+def test_sessions_end_and_the_oldest_give_way(database: Database) -> None:
+    opened = []
+    for second in range(sessions.SESSIONS_EACH + 1):
+        session, cookie = sessions.new_session(BOB, "bob@beta.example", NOW + second)
+        sessions.save(database, session, cookie, NOW + second)
+        opened.append((session, cookie))
+    with database.read() as connection:
+        assert sessions.find_session(connection, opened[0][0].id, NOW) is None
+        assert sessions.find_cookie(connection, opened[0][1].id, NOW) is None
+        assert sessions.find_session(connection, opened[1][0].id, NOW) == opened[1][0]
+        assert sessions.find_session(connection, opened[1][0].id, opened[1][0].expires) is None
+        assert sessions.find_cookie(connection, opened[1][1].id, NOW) == (opened[1][1], BOB, NOW + 1)
+        assert sessions.find_cookie(connection, opened[1][1].id, NOW + 1 + sessions.COOKIE_SECONDS) is None
+    sessions.touch_cookies(database, [opened[1][1].id], NOW + 100)
+    with database.read() as connection:
+        assert sessions.find_cookie(connection, opened[1][1].id, NOW + 1 + sessions.COOKIE_SECONDS) is not None
+
+
+def test_a_nonce_is_good_once_for_each_client(database: Database) -> None:
+    nonce = secrets.token_bytes(16)
+    assert sessions.remember_nonce(database, BOB, nonce, NOW)
+    assert not sessions.remember_nonce(database, BOB, nonce, NOW)
+    assert sessions.remember_nonce(database, CAROL, nonce, NOW)
+    assert sessions.forget(database, schema.nonces, NOW) == 0
+    assert sessions.forget(database, schema.nonces, NOW + 1) == 2
+    assert sessions.remember_nonce(database, BOB, nonce, NOW)
+
+
+def test_a_full_database_is_told_from_a_broken_one(database: Database) -> None:
+    @event.listens_for(database._engine, "begin")
+    def no_more_pages(connection: object) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 60")  # type: ignore[attr-defined]
+
+    post = new()
+    with pytest.raises(StorageFull):
+        keep(database, post, b"x" * 500_000)
+    event.remove(database._engine, "begin", no_more_pages)
+    assert rows(database, "posts") == rows(database, "chunks") == 0
+
+    @event.listens_for(database._engine, "begin")
+    def many_pages(connection: object) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")  # type: ignore[attr-defined]
+
+    assert keep(database, post, b"x" * 500_000) == "stored"
+
+
+def test_the_file_is_private_and_durable(tmp_path: Path, database: Database) -> None:
+    keep(database, new())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+    with database.write() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    with database.write(durable=False) as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1
+    with database.write() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+
+
+def test_a_damaged_file_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"not a database " * 1000)
+    before = path.read_bytes()
+    database = Database(sqlite_url(path))
+    with pytest.raises(StorageDamaged):
+        schema.prepare(database)
+    with pytest.raises(StorageDamaged):
+        schema.check(database)
+    database.close()
+    assert path.read_bytes() == before
+
+
+def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE recipes (name TEXT)")
+    other.close()
+    database = Database(sqlite_url(path))
+    with pytest.raises(StorageDamaged, match="other tables"):
+        schema.prepare(database)
+    database.close()
+
+
+def test_tables_of_a_newer_version_are_not_touched(database: Database) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE schema_version SET version = 99")
+    for look in (schema.prepare, schema.check):
+        with pytest.raises(Exit, match="version 99"):
+            look(database)
+
+
+def test_older_tables_are_migrated_step_by_step(database: Database) -> None:
+    steps = []
+    migrations = {1: lambda connection: steps.append(1), 2: lambda connection: steps.append(2)}
+    with database.write() as connection:
+        schema._prepare(connection, 3, migrations)
+    assert steps == [1, 2]
+    with database.read() as connection:
+        assert schema._version(connection) == 3
+    with pytest.raises(Exit), database.write() as connection:
+        schema._prepare(connection, 5, migrations)
+
+
+def test_a_watch_sees_that_something_changed(database: Database) -> None:
+    with database.watch() as watch:
+        with watch.look() as (connection, first):
+            assert mailbox.waiting(connection, BOB) == (0, 0)
+        with watch.look() as (_, second):
+            assert second == first
+        keep(database, new())
+        with watch.look() as (connection, third):
+            assert third != first
+            assert mailbox.waiting(connection, BOB) == (1, 1)
+
+
+def test_a_database_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path, database: Database) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory"):
+        Database(sqlite_url(tmp_path / "file" / "store.db"))
+    with pytest.raises(StorageError), database.write() as connection:
+        connection.exec_driver_sql("SELECT * FROM nowhere")
