@@ -1,0 +1,27 @@
+"""Asks a domain's key server for the certificate of an address, over HTTP (protocol.md §8)."""
+
+from datetime import datetime
+
+from stubmail.address import Address
+from stubmail.discovery import Target
+from stubmail.errors import TemporaryError
+from stubmail.hkp import MAX_ANSWER, fetch_certificate
+from stubmail.http_client import HttpClient
+from stubmail.openpgp import Certificate
+
+
+def look_up(http: HttpClient, target: Target, address: Address, now: datetime) -> Certificate:
+    """Return the usable certificate that the key server ``target`` has for exactly this address.
+
+    Raises TemporaryError: there is none, it is not one to be used, or the server does not answer as it should.
+    """
+
+    def get(path: str) -> bytes:
+        with http.get(target.host, target.port, path) as answer:
+            if answer.status == 404:
+                return b""
+            if answer.status != 200:
+                raise TemporaryError("4.3.0", f"the key server {target} answers with HTTP status {answer.status}")
+            return answer.read(MAX_ANSWER)
+
+    return fetch_certificate(get, address, now)
