@@ -43,4 +43,4 @@ class AgentIdentity(Identity):
     def _unwrap(self, data: bytes) -> bytes:
         message = EncryptedMessage.parse(data)
         key_ids = {fingerprint[-16:] for fingerprint in self.certificate.key_fingerprints}
-        return self._gnupg.unwrap(message.only_for(key_ids), self._passphrase)
+        return self._gnupg.unwrap(message.only_for(key_ids), self.fingerprint, self._passphrase)

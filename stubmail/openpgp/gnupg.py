@@ -69,12 +69,13 @@ class GnuPG:
                 raise missing() from error
             return Result(done.returncode, done.stdout, _parse_status(_contents(status)))
 
-    def unwrap(self, message: bytes, passphrase: str | None) -> bytes:
+    def unwrap(self, message: bytes, fingerprint: str, passphrase: str | None) -> bytes:
         """Take the encryption off a message and return the packets inside: compressed, signed, as they are.
 
+        ``fingerprint`` is the key to try when the message does not name its recipient.
         Nothing is unpacked, so the result is never larger than the message. Raises OpenPGPError.
         """
-        result = self.run("--unwrap", data=message, passphrase=passphrase)
+        result = self.run("--try-secret-key", fingerprint, "--unwrap", data=message, passphrase=passphrase)
         failed = result.code or result.lines("DECRYPTION_FAILED") or not result.lines("DECRYPTION_OKAY")
         if not failed and _is_authenticated(result):
             return result.output

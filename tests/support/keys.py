@@ -14,7 +14,7 @@ class NoGnuPG(GnuPG):
     def __init__(self) -> None:
         self.asked = 0
 
-    def unwrap(self, message: bytes, passphrase: str | None) -> bytes:
+    def unwrap(self, message: bytes, fingerprint: str, passphrase: str | None) -> bytes:
         self.asked += 1
         raise OpenPGPError("malformed", "the message cannot be decrypted")
 
