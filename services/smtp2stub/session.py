@@ -128,10 +128,12 @@ class Connection(SMTP):
 
     def hang_up(self, reply: str) -> None:
         """Say a last word, and close, also when the client does not listen."""
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        if not self.transport.is_closing():
             self._writer.write(f"{reply}\r\n".encode())
             self._writer.close()
-            self.loop.call_later(LAST_WORD_SECONDS, self._writer.transport.abort)
+        self.loop.call_later(LAST_WORD_SECONDS, self._writer.transport.abort)
 
     def drain(self) -> None:
         """Close now, or as soon as the message under way is accepted."""
@@ -190,6 +192,9 @@ class Connection(SMTP):
     async def smtp_MAIL(self, arg: str | None) -> None:
         # Who wrote the message first (RFC 4954 §5) is of no use here, but must be taken.
         await super().smtp_MAIL(_AUTH_PARAMETER.sub("", arg).rstrip() if arg else arg)
+
+    async def smtp_VRFY(self, arg: str | None) -> None:
+        await self.push("252 2.5.0 nobody is verified here; send mail and see")  # RFC 5321 §7.3
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         match = _PATH.fullmatch(arg)
