@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,7 +160,7 @@ class Keyring:
             for other in present.values():
                 for key in sorted(other.addresses & certificate.addresses):
                     raise KeyConflict(key, other.fingerprint, certificate.fingerprint)
-            self._wrapper().import_keys(certificate.data)
+            self._change(lambda gpg: gpg.import_keys(certificate.data))
             if certificate.fingerprint not in self._read().all:
                 raise OpenPGPError("unsupported", f"gpg cannot use the certificate {certificate.fingerprint}")
             return True
@@ -178,7 +178,8 @@ class Keyring:
             for other in self._read().all.values():
                 if address.key in other.addresses:
                     raise KeyConflict(address.key, other.fingerprint, "a new key")
-            result = self._wrapper().gen_key(_parameters(address, name.strip(), passphrase))
+            parameters = _parameters(address, name.strip(), passphrase)
+            result = self._change(lambda gpg: gpg.gen_key(parameters))
             certificate = self._read().all.get(result.fingerprint or "")
         if certificate is None:
             raise PermanentError("5.7.5", f"gpg could not make a key for {address}")
@@ -237,14 +238,20 @@ class Keyring:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _wrapper(self) -> Any:
-        """Return a python-gnupg on this home, whose every process ends within TIMEOUT."""
-        wrapper = gnupg.GPG(gpgbinary=PROGRAM, gnupghome=str(self.home), options=list(OPTIONS))
-        wrapper.encoding = "utf-8"
-        plain = wrapper.make_args
+    def _change(self, action: Callable[[Any], Any]) -> Any:
+        """Return what ``action`` returns, given a python-gnupg on this home whose every process ends within TIMEOUT."""
         limit = ["timeout", "--kill-after=5", f"{TIMEOUT:.0f}"]  # the one in coreutils
-        wrapper.make_args = lambda arguments, passphrase: [*limit, *plain(arguments, passphrase)]
-        return wrapper
+        try:
+            gpg = gnupg.GPG(gpgbinary=PROGRAM, gnupghome=str(self.home), options=list(OPTIONS))
+            gpg.encoding = "utf-8"
+            plain = gpg.make_args
+            gpg.make_args = lambda arguments, passphrase: [*limit, *plain(arguments, passphrase)]
+            result = action(gpg)
+        except (OSError, ValueError) as error:  # gpg ended before it had read everything, or would not even start
+            raise TemporaryError("4.3.0", f"gpg failed on {self.home}: {error}") from error
+        if result.returncode in (124, 137):
+            raise TemporaryError("4.3.0", f"gpg did not finish within {TIMEOUT:.0f} seconds")
+        return result
 
 
 def _names(certificate: Certificate) -> Iterator[str]:

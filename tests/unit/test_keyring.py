@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 import pysequoia
 import pytest
 
+from stubmail import keyring as keyring_module
 from stubmail.address import Address
 from stubmail.errors import Exit, PermanentError, TemporaryError
 from stubmail.keyring import MAX_HOME, KeyConflict, Keyring
@@ -270,6 +272,19 @@ def test_a_missing_gpg_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(Exit, match="apt-get install gnupg") as stop:
             action()
         assert stop.value.status == os.EX_UNAVAILABLE
+
+
+def test_an_import_that_hangs_is_given_up(keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "gpg"
+    real = shutil.which("gpg")
+    program.write_text(f'#!/bin/sh\ncase "$*" in *--import*) exec sleep 60;; esac\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(keyring_module, "TIMEOUT", 1)
+    with pytest.raises(TemporaryError):
+        keyring.add(certificate())
+    monkeypatch.undo()
+    assert keyring.add(certificate())
 
 
 def test_a_gpg_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
