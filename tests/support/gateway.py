@@ -1,0 +1,193 @@
+"""The gateway's parts for tests: messages in a queue, accounts, and an SMTP client that says what it is told."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from services.smtp2stub.acceptance import Acceptance
+from services.smtp2stub.authentication import Authenticator
+from services.smtp2stub.intake import Intake
+from services.smtp2stub.session import Connection
+from services.smtp2stub.settings import Smtp2stub
+from stubmail.address import Address
+from stubmail.limits import FailureDelays
+from stubmail.queue import Item, Queue, Recipient, new_queue_id
+from stubmail.users import User, Users
+
+ALICE = Address("alice", "alpha.example")
+BOB = Address("bob", "beta.example")
+CAROL = Address("carol", "legacy.example")
+NOW = 1_800_000_000.0
+MESSAGE = b"From: alice@alpha.example\r\nSubject: hello\r\n\r\nThe text\r\n"
+USERS = (
+    User("alice", ALICE, "{PLAIN}wonderland"),
+    User("mallory", Address("mallory", "alpha.example"), "{PLAIN}evil"),
+)
+
+
+def make_item(
+    number: int,
+    *recipients: Address,
+    size: int = len(MESSAGE),
+    mail_from: Address | None = ALICE,
+    accepted: float = NOW,
+) -> Item:
+    """A message of alice's; ``number`` makes its ids."""
+    return Item(
+        id=new_queue_id(accepted, lambda _: number),
+        account="alice",
+        accepted=accepted,
+        mail_from=mail_from,
+        sender=ALICE,
+        recipients=tuple(
+            Recipient(address, number.to_bytes(8, "big") + index.to_bytes(8, "big"))
+            for index, address in enumerate(recipients or (BOB,))
+        ),
+        size=size,
+    )
+
+
+def accept(queue: Queue, *items: Item, message: bytes = MESSAGE) -> None:
+    """Put messages into the queue together, as the receiver does."""
+    items = tuple(replace(item, size=len(message)) for item in items)
+    queue.accept(items[0].id, [piece for item in items for piece in (item.head_to_wire(), message)])
+
+
+def make_queue(root: Path) -> Queue:
+    """An empty queue."""
+    queue = Queue(root)
+    queue.create()
+    return queue
+
+
+class Client:
+    """Sends octets as they are and reads whole replies; use it as a context manager."""
+
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        self._socket = socket.create_connection(address, timeout=20)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket)
+        self._file = self._socket.makefile("rb")
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def reply(self) -> str:
+        """Read one reply, its lines joined; empty when the server has closed."""
+        lines = []
+        while line := self._file.readline().decode():
+            lines.append(line.rstrip("\r\n"))
+            if line[3:4] != "-":
+                break
+        return "\n".join(lines)
+
+    def say(self, line: str) -> str:
+        """Send a command and read its reply."""
+        self.send(line.encode() + b"\r\n")
+        return self.reply()
+
+    def submit(self, message: bytes = MESSAGE, *recipients: str, mail_from: str = str(ALICE)) -> str:
+        """Submit a message, whose dots are stuffed already; returns the reply to its end."""
+        assert self.say(f"MAIL FROM:<{mail_from}>").startswith("250")
+        for recipient in recipients or (str(BOB),):
+            assert self.say(f"RCPT TO:<{recipient}>").startswith("250")
+        assert self.say("DATA").startswith("354")
+        self.send(message + b".\r\n")
+        return self.reply()
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Go on under TLS, the server having said 220."""
+        self._socket = context.wrap_socket(self._socket)
+        self._file = self._socket.makefile("rb")
+
+    def half_close(self) -> None:
+        """Say that nothing more comes."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._file.close()
+        with suppress(OSError):
+            self._socket.close()
+
+
+class Gateway:
+    """A receiver inside the test's process."""
+
+    def __init__(self, queue: Queue, address: tuple[str, int], acceptance: Acceptance) -> None:
+        self.queue = queue
+        self.address = address
+        self.acceptance = acceptance
+
+    def connect(self, tls: ssl.SSLContext | None = None) -> Client:
+        """Connect and read the greeting."""
+        client = Client(self.address, tls)
+        greeting = client.reply()
+        assert greeting.startswith("220 gate.alpha.example ESMTP"), greeting
+        return client
+
+    def hello(self) -> Client:
+        """Connect and say EHLO."""
+        client = self.connect()
+        assert client.say("EHLO client.example").startswith("250")
+        return client
+
+    def messages(self) -> list[tuple[Item, bytes]]:
+        """What has been accepted."""
+        return [(stored.item, stored.content()) for stored in self.queue.messages()]
+
+
+@contextmanager
+def gateway(
+    spool: Path, options: Smtp2stub, tls: ssl.SSLContext | None = None, *, implicit_tls: bool = False
+) -> Iterator[Gateway]:
+    """Serve on a free loopback port, in a thread of its own."""
+    queue = make_queue(spool)
+    ready = threading.Event()
+    found: list[Gateway] = []
+    stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        with ExitStack() as resources:
+            passwords = resources.enter_context(ThreadPoolExecutor(1))
+            intake = Intake(queue)
+            resources.callback(intake.close)
+            authenticator = Authenticator(Users(list(USERS)), FailureDelays(0.0, 0.0, 60.0), passwords)
+            acceptance = Acceptance("gate.alpha.example", options, authenticator, intake, queue.incoming)
+            factory = partial(Connection, acceptance, tls, loop, implicit_tls)
+            server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls if implicit_tls else None)
+            found.append(Gateway(queue, server.sockets[0].getsockname(), acceptance))
+            stop.append((loop, stopped))
+            ready.set()
+            await stopped.wait()
+            acceptance.draining = True
+            server.close()
+            for connection in list(acceptance.connections):
+                connection.drain()
+            if acceptance.connections:
+                await asyncio.wait_for(acceptance.empty.wait(), 10)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield found[0]
+    finally:
+        loop, stopped = stop[0]
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join(20)
