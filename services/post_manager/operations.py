@@ -100,7 +100,7 @@ class Operations:
         if account is None:
             raise Refusal("account", "posts are stored for this domain's own accounts only")
         wanted = request.store_posts(admitted.request)
-        self._check_room(parts.unread)
+        self._check_room(sum(part.size for part in admitted.request.parts))
         with open_upload(self._keeping.incoming) as upload:
             received = upload.receive(parts, "part", admitted.request.parts)
             new = [

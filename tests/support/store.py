@@ -105,7 +105,7 @@ class Talker:
             **members,
         }
 
-    def send(self, op: str, members: dict[str, Any], parts: Iterable[bytes] = (), **spoil: Any) -> TestResponse:
+    def send(self, op: str, members: dict[str, Any], parts: Iterable[bytes] = (), /, **spoil: Any) -> TestResponse:
         """Send a request with the session's MAC; ``spoil`` overrides members."""
         parts = list(parts)
         octets = json.dumps(self.request(op, members, parts) | spoil).encode()
