@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,7 @@ def main(listen: str | None, domain: str | None, keys: str | None, config: Path,
     With --listen, --domain and --keys no configuration file is needed; each of them goes before [keyserver] of it.
     """
     log.setup(verbose)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.EX_OK))  # until gunicorn takes over: reading may take seconds
     section = _settings(config, {"listen": listen, "domain": domain, "keys": keys})
     host, port = cli.parse_listen(section.listen)
     directory = Directory(section.keys, section.domain)

@@ -19,7 +19,8 @@ from stubmail.log import event
 from stubmail.openpgp import OpenPGPError
 
 MAX_REQUEST = 128 * 1024  # octets of a POST; a certificate of 64 KB takes some 97 KB armoured and url-encoded
-_PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+# Who sends one of these speaks for somebody else: a proxy for strangers, a browser for the page that it shows.
+_BORROWED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "Origin", "Referer", "Sec-Fetch-Site")
 
 _log = logging.getLogger("keyserver")
 
@@ -117,8 +118,8 @@ def _judge(error: Exception) -> tuple[int, str, str]:
 
 
 def _is_friend(networks: Sequence[Network]) -> bool:
-    """Whether the client is in one of the networks; a proxy there speaks for strangers, so what it passes on is not."""
-    if any(name in request.headers for name in _PROXY_HEADERS):
+    """Whether the client is in one of the networks, and speaks for itself."""
+    if any(name in request.headers for name in _BORROWED):
         return False
     try:
         address = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])

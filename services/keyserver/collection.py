@@ -4,7 +4,9 @@ A collection is made anew for every change, so whoever reads one needs no lock.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 
 from services.keyserver.hkp import MAX_LISTED, Lookup
 from stubmail.address import Address
@@ -15,44 +17,63 @@ from stubmail.openpgp.packets import PUBLIC_SUBKEY, USER_ID, read_packets
 MAX_PACKETS = 2048  # of one certificate
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A certificate and what it is found by, worked out once: parsing all of them for each change would take seconds.
+
+    ``handles`` are the fingerprints and key ids of all its keys, ``text`` its user IDs in lower case.
+    """
+
+    certificate: Certificate
+    handles: frozenset[str]
+    text: str
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> "Entry":
+        """Work it out."""
+        handles = frozenset(chain.from_iterable(map(_handles, certificate.key_fingerprints)))
+        return cls(certificate, handles, "\n".join(certificate.user_ids).lower())
+
+
 class Collection:
     """Certificates, each fingerprint once."""
 
-    def __init__(self, certificates: Iterable[Certificate] = ()) -> None:
-        self._certificates = {certificate.fingerprint: certificate for certificate in certificates}
-        self._by_key: dict[str, list[Certificate]] = {}
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries = {entry.certificate.fingerprint: entry for entry in entries}
+        self._by_handle: dict[str, list[Certificate]] = {}
         self._by_address: dict[str, list[Certificate]] = {}
-        for certificate in self:
-            handles = {handle for fingerprint in certificate.key_fingerprints for handle in _handles(fingerprint)}
-            for handle in handles:
-                self._by_key.setdefault(handle, []).append(certificate)
-            for address in certificate.addresses:
-                self._by_address.setdefault(address, []).append(certificate)
+        for entry in self._entries.values():
+            for handle in entry.handles:
+                self._by_handle.setdefault(handle, []).append(entry.certificate)
+            for address in entry.certificate.addresses:
+                self._by_address.setdefault(address, []).append(entry.certificate)
 
     def __iter__(self) -> Iterator[Certificate]:
-        return iter(self._certificates.values())
+        return (entry.certificate for entry in self._entries.values())
 
     def __len__(self) -> int:
-        return len(self._certificates)
+        return len(self._entries)
 
     def by_fingerprint(self, fingerprint: str) -> Certificate | None:
         """Return the certificate whose primary key has this fingerprint."""
-        return self._certificates.get(fingerprint)
+        entry = self._entries.get(fingerprint)
+        return entry.certificate if entry else None
 
     def holders(self, address: str) -> list[Certificate]:
         """Return the certificates for an Address.key."""
         return self._by_address.get(address, [])
 
     def find(self, lookup: Lookup, now: datetime) -> list[Certificate]:
-        """Return what a lookup asks for, the best first: usable before revoked or expired, then the newest."""
+        """Return what a lookup asks for, MAX_LISTED at most: usable ones before revoked or expired, then the newest."""
         if lookup.kind in ("fingerprint", "key-id"):
-            found = self._by_key.get(lookup.value, [])
+            found = self._by_handle.get(lookup.value, [])
         elif lookup.kind == "address":
             found = self.holders(lookup.value)
         else:
-            found = [certificate for certificate in self if _mentions(certificate, lookup.value)]
-        ordered = sorted(found, key=lambda certificate: (certificate.problem(now) is None, certificate.created))
-        return ordered[::-1][:MAX_LISTED]
+            mentions = (entry.certificate for entry in self._entries.values() if lookup.value in entry.text)
+            found = list(islice(mentions, MAX_LISTED))
+        found = found[:MAX_LISTED]
+        return sorted(found, key=lambda found: (found.problem(now) is None, found.created), reverse=True)
 
 
 def restrict(certificate: Certificate, allowed: Callable[[Address], bool]) -> Certificate:
@@ -79,7 +100,3 @@ def restrict(certificate: Certificate, allowed: Callable[[Address], bool]) -> Ce
 def _handles(fingerprint: str) -> tuple[str, str]:
     # The key id is the end of a version 4 fingerprint and the beginning of later ones, RFC 9580 §5.5.4.
     return fingerprint, fingerprint[-16:] if len(fingerprint) == 40 else fingerprint[:16]
-
-
-def _mentions(certificate: Certificate, text: str) -> bool:
-    return any(text in user_id.lower() for user_id in certificate.user_ids)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from services.keyserver.collection import Collection, restrict
+from services.keyserver.collection import Collection, Entry, restrict
 from stubmail.log import event
 from stubmail.openpgp import Certificate, OpenPGPError
 from stubmail.openpgp.certificate import MAX_ARMORED
@@ -35,7 +35,7 @@ class Directory:
         self.domain = domain
         self._clock = clock
         self._lock = threading.RLock()
-        self._files: dict[Path, tuple[_Signature, Certificate | None]] = {}
+        self._files: dict[Path, tuple[_Signature, Entry | None]] = {}
         self._collection = Collection()
         self._scanned = -RESCAN_SECONDS
         self._changed_ns = -1
@@ -56,15 +56,15 @@ class Directory:
         with self._lock:
             path = self._path_of(certificate.fingerprint) or self.path / f"{certificate.fingerprint}.asc"
             write_durably(path, certificate.armored(), mode=0o644)
-            self._files[path] = (_signature(path), certificate)
+            self._files[path] = (_signature(path), Entry.of(certificate))
             self._collect()
 
     def _path_of(self, fingerprint: str) -> Path | None:
-        found = (path for path, (_, known) in self._files.items() if known and known.fingerprint == fingerprint)
-        return min(found, default=None)
+        known = ((path, entry.certificate) for path, (_, entry) in self._files.items() if entry)
+        return min((path for path, certificate in known if certificate.fingerprint == fingerprint), default=None)
 
     def _scan(self) -> None:
-        files: dict[Path, tuple[_Signature, Certificate | None]] = {}
+        files: dict[Path, tuple[_Signature, Entry | None]] = {}
         changed = False
         for path in sorted(self._candidates()):
             signature = _signature(path)
@@ -85,21 +85,23 @@ class Directory:
         return sorted(found)[:MAX_FILES]
 
     def _collect(self) -> None:
-        certificates: dict[str, Certificate] = {}
-        for path, (_, certificate) in sorted(self._files.items()):
-            if certificate and certificate.fingerprint in certificates:
-                event(_log, "ignored", certificate.fingerprint, level=logging.WARNING, file=path.name, reason="twice")
-            elif certificate:
-                certificates[certificate.fingerprint] = certificate
-        self._collection = Collection(certificates.values())
+        entries: dict[str, Entry] = {}
+        for path, (_, entry) in sorted(self._files.items()):
+            if entry and entry.certificate.fingerprint in entries:
+                fingerprint = entry.certificate.fingerprint
+                event(_log, "ignored", fingerprint, level=logging.WARNING, file=path.name, reason="twice")
+            elif entry:
+                entries[entry.certificate.fingerprint] = entry
+        self._collection = Collection(entries.values())
 
-    def _read(self, path: Path) -> Certificate | None:
+    def _read(self, path: Path) -> Entry | None:
         try:
             if not path.is_file():
                 raise OpenPGPError("malformed", "this is not a file")
             with path.open("rb") as file:
                 data = file.read(MAX_ARMORED + 1)
-            return restrict(Certificate.parse(data), lambda address: address.domain == self.domain)
+            certificate = restrict(Certificate.parse(data), lambda address: address.domain == self.domain)
+            return Entry.of(certificate)
         except (OpenPGPError, OSError) as error:
             reason = error.text if isinstance(error, OpenPGPError) else error.strerror
             event(_log, "ignored", path.name, level=logging.WARNING, reason=reason)

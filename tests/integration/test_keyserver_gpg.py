@@ -254,6 +254,13 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot write to the keys directory" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_sigterm_while_the_directory_is_read(tmp_path: Path) -> None:
+    program = "import os, signal; from services.keyserver import __main__ as program; "
+    program += "program.Directory.current = lambda self: os.kill(os.getpid(), signal.SIGTERM); program.main()"
+    done = run(tmp_path, *flags(tmp_path), program=[sys.executable, "-c", program])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_port_in_use(tmp_path: Path, server: Running) -> None:
     done = run(tmp_path, *flags(tmp_path, f"127.0.0.1:{server.port}"))
     assert done.returncode == os.EX_UNAVAILABLE

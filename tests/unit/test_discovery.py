@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from stubmail.discovery import Resolver, Store, Target
+from stubmail.discovery import MAX_ADDRESSES, Resolver, Store, Target
 from stubmail.dns.addresses import is_allowed
+from stubmail.dns.cache import TtlCache
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.settings import ConfigError
 from stubmail.testing.authority import Fault
@@ -88,7 +90,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def resolver(server: NameServer, clock: Clock) -> Resolver:
-    return Resolver(server.address, timeout=0.3, allow_private=True, clock=clock, rng=random.Random(1))
+    return Resolver(server.address, timeout=10, allow_private=True, clock=clock, rng=random.Random(1))
 
 
 def asked(server: NameServer, name: str) -> int:
@@ -138,8 +140,9 @@ def test_a_failure_is_never_taken_for_absence(
     server: NameServer, resolver: Resolver, record: str, fault: Fault
 ) -> None:
     server.authority.faults[f"{record}.legacy.example"] = fault
+    impatient = Resolver(server.address, timeout=0.1)
     with pytest.raises(TemporaryError) as caught:
-        resolver.discover("legacy.example")
+        (impatient if fault in (Fault.SILENT, Fault.GARBAGE) else resolver).discover("legacy.example")
     assert caught.value.code == "4.4.3"
     server.authority.faults.clear()
     assert resolver.discover("legacy.example") is None  # failures are not remembered
@@ -216,6 +219,21 @@ def test_flush_forgets(server: NameServer, resolver: Resolver) -> None:
     assert asked(server, "_stub._udp.good.example") == 2
 
 
+def test_a_full_cache_forgets_what_was_used_least_recently(clock: Clock) -> None:
+    cache: TtlCache[str, int] = TtlCache(2, clock)
+    cache.put("a", 1, 10)
+    cache.put("b", 2, 10)
+    assert cache.get("a") == 1
+    cache.put("c", 3, 10)
+    assert (cache.get("a"), cache.get("b"), cache.get("c"), len(cache)) == (1, None, 3, 2)
+
+
+def test_threads_share_a_resolver(resolver: Resolver) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        offers = list(pool.map(lambda _: resolver.discover("good.example"), range(200)))
+    assert len(offers) == 200 and all(offer == offers[0] and offer is not None for offer in offers)
+
+
 @pytest.mark.parametrize("domain", ["", "[203.0.113.1]", "a..b", "a b.example", "x" * 64 + ".example"])
 def test_what_is_no_domain(resolver: Resolver, domain: str) -> None:
     with pytest.raises(PermanentError) as caught:
@@ -233,12 +251,18 @@ def test_addresses_of_both_families(resolver: Resolver) -> None:
 
 
 def test_addresses_that_a_stranger_must_not_lead_us_to(server: NameServer) -> None:
-    resolver = Resolver(server.address, timeout=0.4)
+    resolver = Resolver(server.address)
     assert resolver.addresses("public.example") == ["192.0.43.8", "2620:0:2d0:200::8"]
     for host in ("inside.example", "keys.good.example", "127.0.0.1", "::1"):
         with pytest.raises(TemporaryError, match="must not be used") as caught:
             resolver.addresses(host)
         assert caught.value.code == "4.4.4"
+
+
+def test_a_host_with_a_flood_of_addresses(server: NameServer, resolver: Resolver) -> None:
+    flood = "".join(f"flood A 203.0.113.{n}\n" for n in range(1, 200))
+    server.authority.serve([parse_zone(ZONE + flood)])
+    assert len(resolver.addresses("flood.example")) == MAX_ADDRESSES
 
 
 @pytest.mark.parametrize("host", ["nosuch.example", "mail.example", "a b"])

@@ -34,7 +34,7 @@ def server() -> Iterator[NameServer]:
 
 @pytest.fixture
 def resolver(server: NameServer) -> Resolver:
-    return Resolver(server.address, timeout=0.3, allow_private=True)
+    return Resolver(server.address, allow_private=True)
 
 
 def publish(server: NameServer, text: str) -> None:
@@ -170,7 +170,7 @@ def test_a_malformed_record_beside_a_good_one_is_mentioned(server: NameServer, r
 
 def test_hosts_without_usable_addresses(server: NameServer) -> None:
     publish(server, format_zone(entries("new.example", SERVICE)) + "keys.new A 10.0.0.1\n")
-    report = check(Resolver(server.address, timeout=0.3), "new.example")
+    report = check(Resolver(server.address), "new.example")
     assert {host.host: (host.status, host.addresses) for host in report.hosts} == {
         "post.new.example": (Status.WRONG, ()),
         "keys.new.example": (Status.WRONG, ()),

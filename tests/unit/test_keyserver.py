@@ -135,8 +135,8 @@ def test_a_first_certificate_from_a_friend(client: FlaskClient, keys: Path, gpg:
 
 def test_a_first_certificate_from_anybody_else(client: FlaskClient, keys: Path, gpg: GpgHome, alice: str) -> None:
     assert add(client, gpg.export(alice), STRANGER) == 403
-    for header in ("X-Forwarded-For", "Forwarded", "Via"):
-        assert add(client, gpg.export(alice), **{header: "127.0.0.1"}) == 403  # a local proxy serves strangers
+    for header in ("X-Forwarded-For", "Forwarded", "Via", "Origin"):  # a local proxy or browser acts for strangers
+        assert add(client, gpg.export(alice), **{header: "127.0.0.1"}) == 403
     assert not list(keys.iterdir())
 
 

@@ -59,7 +59,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         with NameServer([parse_zone(ZONE.format(port=server.server_port))]) as dns:
-            yield World(dns, tmp_path, Resolver(dns.address, timeout=0.3, allow_private=True))
+            yield World(dns, tmp_path, Resolver(dns.address, allow_private=True))
         server.shutdown()
         thread.join()
 
