@@ -14,7 +14,7 @@ import uvloop
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
 from services.smtp2stub.intake import Intake
-from services.smtp2stub.session import Connection
+from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.cli import listening_error, parse_listen
 from stubmail.errors import Exit
@@ -77,7 +77,7 @@ class Receiver:
             host, port = parse_listen(text)
             try:
                 server = await loop.create_server(
-                    partial(Connection, acceptance, self._tls, loop, implicit),
+                    partial(Dialog, acceptance, self._tls, loop, implicit),
                     host,
                     port,
                     ssl=self._tls if implicit else None,

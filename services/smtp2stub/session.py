@@ -1,152 +1,42 @@
-"""One SMTP client's connection: aiosmtpd's dialog with our replies, logins, limits and way of reading messages."""
+"""One client's dialog: aiosmtpd's commands with our logins, permissions and way of reading messages."""
 
 import asyncio
 import logging
 import re
 import ssl
 import time
-from collections import defaultdict
-from typing import Any, AnyStr
 
-from aiosmtpd.smtp import MISSING, SMTP, Envelope, Session
+from aiosmtpd.smtp import MISSING, Envelope, Session
 
 from services.smtp2stub.acceptance import NULL_SENDER, Acceptance, Draft
 from services.smtp2stub.authentication import from_base64, parse_plain
-from services.smtp2stub.replies import enhance
+from services.smtp2stub.connection import Connection
 from stubmail.errors import PermanentError, StubmailError
-from stubmail.limits import is_loopback, network
 from stubmail.log import event
 from stubmail.users import User
 
-COMMAND_LINE = 2048  # octets: 512 (RFC 5321 §4.5.3.1.4) and what SMTPUTF8 and parameters add
-AUTH_LINE = 12_288  # octets, RFC 4954 §4
 FAILED_LOGINS = 3  # on one connection
-LAST_WORD_SECONDS = 5.0  # to take a last reply in
 PIECE = 2**20  # octets; more than the reader ever holds
 GRACE_SECONDS = 60.0  # after which a message has to have come faster than MIN_RATE
 MIN_RATE = 1024  # octets a second
 
-# Commands that a mail program has no reason to repeat for ever; the others are limited by their own rules.
-_CALLS = {"*": 10**9, "NOOP": 1000, "EHLO": 20, "HELO": 20, "VRFY": 100, "HELP": 100, "EXPN": 100}
 _PATH = re.compile(r"<(?:@[^:<>\s]+:)?([^<>\s]*)>((?: .*)?)")  # RFC 5321 §4.1.2; source routes are passed over
 _AUTH_PARAMETER = re.compile(r"(?<=[ >])AUTH=\S+ ?", re.IGNORECASE)
 
 _log = logging.getLogger("smtp2stub.receiver")
 
 
-class Connection(SMTP):
-    """The server's end of a connection. ``implicit_tls``: it is under TLS from the first octet."""
-
-    command_size_limit = COMMAND_LINE
-    line_length_limit = AUTH_LINE
-    AuthLoginUsernameChallenge = "Username:"
-    AuthLoginPasswordChallenge = "Password:"
+class Dialog(Connection):
+    """What is said on a connection; see Connection for the parameters."""
 
     def __init__(
         self, acceptance: Acceptance, tls: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop, implicit_tls: bool
     ) -> None:
-        self._acceptance = acceptance
-        self._implicit_tls = implicit_tls
-        self._entered = ""  # the network that this connection is counted for
-        self._failed_logins = 0
-        self._busy = False
-        self.user: User | None = None  # whom the client has logged in as
+        super().__init__(_HOOKS, acceptance, tls, loop, implicit_tls)
         self.sender: User | None = None  # of the message under way; None with the null sender
-        super().__init__(
-            _HOOKS,
-            data_size_limit=acceptance.options.size_limit,
-            enable_SMTPUTF8=True,
-            hostname=acceptance.host,
-            ident="ESMTP stubmail",
-            tls_context=None if implicit_tls else tls,
-            timeout=acceptance.options.timeout_seconds,
-            auth_require_tls=not (implicit_tls or acceptance.options.allow_plain_auth),
-            command_call_limit=_CALLS,
-            loop=loop,
-        )
-        # aiosmtpd keeps one dictionary for all connections and lets it grow with each EHLO
-        self.command_size_limits = defaultdict(lambda: COMMAND_LINE, AUTH=AUTH_LINE)
 
     def __dir__(self) -> list[str]:
         return _COMMANDS  # aiosmtpd looks through all of a new connection's attributes for these: half its time
-
-    @property
-    def acceptance(self) -> Acceptance:
-        """What is shared by all connections."""
-        return self._acceptance
-
-    @property
-    def peer(self) -> str:
-        """The client's IP address."""
-        return str(self.session.peer[0]) if self.session and self.session.peer else "unknown"
-
-    @property
-    def over_tls(self) -> bool:
-        """Whether nobody listens in."""
-        return self._implicit_tls or self._tls_protocol is not None
-
-    @property
-    def may_log_in(self) -> bool:
-        """Whether a password may be sent over this connection."""
-        return self.over_tls or not self._auth_require_tls
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the client may send without a login."""
-        return self._acceptance.options.trust_loopback and is_loopback(self.peer)
-
-    # The connection
-
-    def connection_made(self, transport: Any) -> None:
-        if self._original_transport is None:
-            address = (transport.get_extra_info("peername") or ("unknown",))[0]
-            name = network(address)
-            refusal = self._acceptance.enter(self, name)
-            if refusal:
-                event(_log, "refused", address=address, reason=refusal)
-                transport.write(f"421 4.7.0 {self.hostname} {refusal}\r\n".encode())
-                transport.close()
-                return
-            self._entered = name
-        self.user = None  # STARTTLS begins anew, RFC 3207 §4.2
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._entered:
-            super().data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return super().eof_received() if self._entered else None
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._entered:
-            self._acceptance.leave(self, self._entered)
-            super().connection_lost(error)
-
-    def _timeout_cb(self) -> None:
-        self.hang_up("421 4.4.2 no answer for too long")
-
-    def hang_up(self, reply: str) -> None:
-        """Say a last word, and close, also when the client does not listen."""
-        if self.transport is None:
-            return
-        if not self.transport.is_closing():
-            self._writer.write(f"{reply}\r\n".encode())
-            self._writer.close()
-        self.loop.call_later(LAST_WORD_SECONDS, self._writer.transport.abort)
-
-    def drain(self) -> None:
-        """Close now, or as soon as the message under way is accepted."""
-        if not self._busy:
-            self.hang_up(f"421 4.3.2 {self.hostname} is shutting down")
-
-    async def push(self, status: AnyStr) -> None:
-        if isinstance(status, str):
-            await super().push(enhance(status))
-        else:
-            await super().push(status)
-
-    # Commands
 
     async def smtp_AUTH(self, arg: str | None) -> None:
         if await self.check_helo_needed("EHLO"):
@@ -166,7 +56,7 @@ class Connection(SMTP):
             credentials = await (self._plain(initial) if mechanism == "PLAIN" else self._login(initial))
             if credentials is None:  # aborted, and told so
                 return
-            user = await self._acceptance.authenticator.check(*credentials, self.peer)
+            user = await self.acceptance.authenticator.check(*credentials, self.peer)
         except StubmailError as error:
             self._failed_logins += 1
             event(_log, "refused", address=self.peer, reason=f"login: {error.text}")
@@ -210,22 +100,22 @@ class Connection(SMTP):
         if not self.envelope.rcpt_tos:
             await self.push("503 5.5.1 RCPT comes before DATA")
             return
-        self._busy = True
+        self.busy = True
         try:
             await self.push("354 go on, and end with <CRLF>.<CRLF>")
             reply = await self._receive(self.envelope, self.session)
             self.envelope = self._create_envelope()
             await self.push(reply)
         finally:
-            self._busy = False
-        if self._acceptance.draining:
+            self.busy = False
+        if self.acceptance.draining:
             self.drain()
 
     async def _receive(self, envelope: Envelope, session: Session) -> str:
         protocol = ("UTF8SMTP" if envelope.smtp_utf8 else "ESMTP") if session.extended_smtp else "SMTP"
         if session.extended_smtp:
             protocol += "S" * self.over_tls + "A" * (self.user is not None)
-        with self._acceptance.draft(self.sender, envelope.mail_from, envelope.rcpt_tos, envelope.smtp_utf8) as draft:
+        with self.acceptance.draft(self.sender, envelope.mail_from, envelope.rcpt_tos, envelope.smtp_utf8) as draft:
             await self._read(draft)
             try:
                 item = await draft.accept(session.host_name or "", self.peer, protocol)
@@ -254,7 +144,7 @@ class Connection(SMTP):
             self._reader.feed_data(draft.reader.rest)
 
 
-_COMMANDS = [name for name in dir(Connection) if name.startswith("smtp_")]
+_COMMANDS = [name for name in dir(Dialog) if name.startswith("smtp_")]
 
 
 def _name(user: User | None) -> str | None:
@@ -264,12 +154,12 @@ def _name(user: User | None) -> str | None:
 class _Hooks:
     """What aiosmtpd asks at each command; all state is the connection's."""
 
-    async def handle_HELO(self, server: Connection, session: Session, envelope: Envelope, name: str) -> bytes:
+    async def handle_HELO(self, server: Dialog, session: Session, envelope: Envelope, name: str) -> bytes:
         session.host_name = name
         return f"250 {server.hostname}".encode()
 
     async def handle_EHLO(
-        self, server: Connection, session: Session, envelope: Envelope, name: str, replies: list[str]
+        self, server: Dialog, session: Session, envelope: Envelope, name: str, replies: list[str]
     ) -> list[bytes]:
         session.host_name = name
         offers = [server.hostname, f"SIZE {server.data_size_limit}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
@@ -282,7 +172,7 @@ class _Hooks:
         return ["\r\n".join(lines).encode()]  # at once: a reply a packet costs a client round trips
 
     async def handle_MAIL(
-        self, server: Connection, session: Session, envelope: Envelope, address: str, options: list[str]
+        self, server: Dialog, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         try:
             if server.user is None and not server.trusted:
@@ -297,7 +187,7 @@ class _Hooks:
         return "250 2.1.0 go on"
 
     async def handle_RCPT(
-        self, server: Connection, session: Session, envelope: Envelope, address: str, options: list[str]
+        self, server: Dialog, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if len(envelope.rcpt_tos) >= server.acceptance.options.recipient_limit:
             return "452 4.5.3 too many recipients; send the message to the others afterwards"

@@ -15,7 +15,7 @@ from types import TracebackType
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
 from services.smtp2stub.intake import Intake
-from services.smtp2stub.session import Connection
+from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
 from stubmail.limits import FailureDelays
@@ -169,7 +169,7 @@ def gateway(
             resources.callback(intake.close)
             authenticator = Authenticator(Users(list(USERS)), FailureDelays(0.0, 0.0, 60.0), passwords)
             acceptance = Acceptance("gate.alpha.example", options, authenticator, intake, queue.incoming)
-            factory = partial(Connection, acceptance, tls, loop, implicit_tls)
+            factory = partial(Dialog, acceptance, tls, loop, implicit_tls)
             server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls if implicit_tls else None)
             found.append(Gateway(queue, server.sockets[0].getsockname(), acceptance))
             stop.append((loop, stopped))
