@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -57,8 +57,16 @@ class Door:
     ``passwords`` and ``mail`` are thread pools: hashing takes a processor for tens of milliseconds, mailboxes block.
     """
 
-    def __init__(self, users: Users, delays: FailureDelays, passwords: Executor, mail: Executor) -> None:
+    def __init__(
+        self,
+        users: Users,
+        delays: FailureDelays,
+        passwords: Executor,
+        mail: Executor,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.users = users
+        self._sleep = sleep
         self._delays = delays
         self._passwords = passwords
         self._mail = mail
@@ -73,7 +81,7 @@ class Door:
                 delay = self._delays.failed(attempt.network, loop.time())
                 name = attempt.credentials.name.decode("utf-8", "backslashreplace")
                 event(logger, "refused", attempt.session, address=attempt.address, login=name, delay=f"{delay:.2f}")
-                await asyncio.sleep(delay)
+                await self._sleep(delay)
                 raise Refused("AUTH", "Authentication failed")
         try:
             return user, await self._open(user)
@@ -93,7 +101,7 @@ class Door:
             try:
                 return await loop.run_in_executor(self._mail, _open, user.maildrop)
             except InUse:
-                await asyncio.sleep(IN_USE_PAUSE)
+                await self._sleep(IN_USE_PAUSE)
         return await loop.run_in_executor(self._mail, _open, user.maildrop)
 
     @asynccontextmanager

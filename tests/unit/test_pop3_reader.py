@@ -1,0 +1,114 @@
+"""Messages as blocks for the wire: order, size of blocks, reading ahead, and messages that break off."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from services.pop3d.actions import Retrieve
+from services.pop3d.reader import AHEAD, BLOCK, Reader
+from services.pop3d.wire import retrieved
+from stubmail.errors import TemporaryError
+from tests.support.pop3 import FakeMaildrop
+
+
+class Counting(FakeMaildrop):
+    """Notes which messages are read; ``broken`` ones raise when so many of their pieces are out."""
+
+    def __init__(self, messages: list[bytes], piece: int = 1 << 16, broken: dict[int, int] | None = None) -> None:
+        super().__init__(messages, piece)
+        self.read: list[int] = []
+        self.broken = broken or {}
+
+    def content(self, number: int) -> Iterator[bytes]:
+        self.read.append(number)
+        for count, piece in enumerate(super().content(number)):
+            if self.broken.get(number) == count:
+                raise TemporaryError("4.3.0", "changed")
+            yield piece
+
+
+class Lying(FakeMaildrop):
+    """Announces more than there is."""
+
+    @property
+    def octets(self) -> list[int]:
+        return [len(message) + 1 for message in self.messages]
+
+
+def retr(maildrop: FakeMaildrop, number: int) -> Retrieve:
+    return Retrieve(number, None, retrieved(maildrop.octets[number - 1]))
+
+
+def whole(message: bytes) -> bytes:
+    return retrieved(len(message)) + message + b".\r\n"
+
+
+def run(reader: Reader, *items: bytes | Retrieve) -> list[bytes]:
+    reader.start(items)
+    blocks = []
+    while not reader.done:
+        blocks.append(reader.read())
+    return blocks
+
+
+def test_replies_and_messages_leave_in_order_and_small_ones_together() -> None:
+    maildrop = Counting([b"one\r\n", b"two\r\n"])
+    blocks = run(Reader(maildrop, "s"), retr(maildrop, 2), b"+OK\r\n", retr(maildrop, 1), b"-ERR no\r\n")
+    assert blocks == [whole(b"two\r\n") + b"+OK\r\n" + whole(b"one\r\n") + b"-ERR no\r\n"]
+
+
+def test_a_large_message_leaves_in_blocks() -> None:
+    maildrop = Counting([b"x\r\n", (b"y" * 998 + b"\r\n") * 2000])
+    blocks = run(Reader(maildrop, "s"), retr(maildrop, 2))
+    assert b"".join(blocks) == whole(maildrop.messages[1])
+    assert max(map(len, blocks)) <= BLOCK + 2 * (1 << 16)
+    assert len(blocks) > 10
+
+
+def test_messages_taken_in_order_are_read_ahead_within_bounds() -> None:
+    maildrop = Counting([b"x" * 4000 + b"\r\n"] * 100)
+    reader = Reader(maildrop, "s")
+    assert run(reader, retr(maildrop, 1)) == [whole(maildrop.messages[0])]
+    assert len(maildrop.read) == 1 + AHEAD // 4002
+    for number in range(2, 100):
+        item = retr(maildrop, number)
+        assert (reader.cached(item) or run(reader, item)[0]) == whole(maildrop.messages[0])
+    assert sorted(maildrop.read) == list(range(1, 101))
+
+
+def test_nothing_is_read_ahead_for_a_client_that_jumps_about_or_looks_at_tops() -> None:
+    maildrop = Counting([b"x\r\n"] * 10)
+    reader = Reader(maildrop, "s")
+    run(reader, retr(maildrop, 5))
+    run(reader, Retrieve(6, 0, b"+OK\r\n"))
+    assert maildrop.read == [5, 6]
+    assert reader.cached(retr(maildrop, 7)) is None
+
+
+def test_a_message_that_has_gone_is_an_error_and_the_next_ones_follow() -> None:
+    maildrop = Counting([b"one\r\n", b"two\r\n"], broken={1: 0})
+    blocks = run(Reader(maildrop, "s"), retr(maildrop, 1), retr(maildrop, 2))
+    assert blocks == [b"-ERR [SYS/TEMP] The message is not there any more, or not as it was\r\n" + whole(b"two\r\n")]
+
+
+def test_a_message_that_breaks_off_is_not_ended() -> None:
+    maildrop = Counting([b"0123456789\r\n"], piece=4, broken={1: 2})
+    reader = Reader(maildrop, "s")
+    reader.start([retr(maildrop, 1)])
+    with pytest.raises(TemporaryError):
+        reader.read()
+
+
+def test_a_message_of_another_size_than_announced_is_not_ended() -> None:
+    maildrop = Lying([b"short\r\n"])
+    reader = Reader(maildrop, "s")
+    reader.start([retr(maildrop, 1)])
+    with pytest.raises(TemporaryError, match="announced"):
+        reader.read()
+
+
+def test_a_message_that_cannot_be_read_ahead_is_left_until_it_is_asked_for() -> None:
+    maildrop = Counting([b"one\r\n", b"two\r\n"], broken={2: 0})
+    reader = Reader(maildrop, "s")
+    assert run(reader, retr(maildrop, 1)) == [whole(b"one\r\n")]
+    assert reader.cached(retr(maildrop, 2)) is None
