@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from services.post_manager.counters import Counters
 from services.post_manager.storage import mailbox, sessions
+from services.post_manager.storage.database import Version
 from stubmail.datagram import CHECK_SIZE, Check, DatagramError, unknown_to_wire, waiting_to_wire
 
 MAX_REMEMBERED = 100_000  # cookies
@@ -27,10 +28,10 @@ class Checks:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._version: int | None = None
+        self._version: Version | None = None
         self.used: dict[bytes, int] = {}  # cookies whose use has to be noted, and when it was
 
-    def new_state(self, version: int | None) -> None:
+    def new_state(self, version: Version | None) -> None:
         """Forget what was read from another state of the database; None means that it may always be another."""
         if version is None or version != self._version:
             self._known.clear()

@@ -1,6 +1,7 @@
 """A database, its transactions with a stated durability, and the few errors that the rest has to know."""
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
@@ -20,6 +21,9 @@ _MODE = "stubmail_mode"
 _READ, _RELAXED, _DURABLE = "read", "relaxed", "durable"
 
 T = TypeVar("T")
+Version = tuple[int, int]
+
+_watches = itertools.count()
 
 
 class StorageError(TemporaryError):
@@ -103,15 +107,18 @@ class Watch:
     def __init__(self, connection: Connection, sqlite: bool) -> None:
         self._connection = connection
         self._sqlite = sqlite
+        self._number = next(_watches)
 
     @contextlib.contextmanager
-    def look(self) -> Iterator[tuple[Connection, int | None]]:
-        """One state of the database, and its version: the same number as long as nobody changes anything.
+    def look(self) -> Iterator[tuple[Connection, Version | None]]:
+        """One state of the database, and its version: the same as long as nobody changes anything.
 
         The version is None where the database cannot tell. Raises StorageError.
         """
         with _translated(), self._connection.begin():
-            version = self._connection.exec_driver_sql("PRAGMA data_version").scalar_one() if self._sqlite else None
+            version = None
+            if self._sqlite:  # it counts what other connections do, from wherever this one began to count
+                version = self._number, self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
             yield self._connection, version
 
 
