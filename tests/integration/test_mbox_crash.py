@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stubmail.mbox import Delivery, Mbox, MboxError, disk, rewrite
+from tests.support.graveyard import Graveyard
 from tests.support.power import Crash, Machine
 
 OLD = b"Subject: old\r\n\r\n>From the start.\r\n"
@@ -49,19 +50,24 @@ class Place:
     def mbox(self, owner: str = "puller") -> Mbox:
         return Mbox(self.path, lock_timeout=0, owner=owner)
 
-    def legacy_append(self, kind: str) -> list[bytes]:
+    def legacy_append(self, kind: str, graveyard: Graveyard | None = None) -> list[bytes]:
         """Append as another program does, and return what should be there then; a careful one ends the last line."""
         if kind == "none" or not self.path.exists():
             return []
         stored = self.path.read_bytes()
+        end = b""
+        if kind == "careful" and stored and not stored.endswith((b"\n\n", b"\n\r\n")):
+            end = b"\n" if stored.endswith(b"\n") else b"\n\n"
         with self.path.open("ab") as file:
-            if kind == "careful" and stored and not stored.endswith((b"\n\n", b"\n\r\n")):
-                file.write(b"\n" if stored.endswith(b"\n") else b"\n\n")
-            file.write(LEGACY_STORED)
+            file.write(end + LEGACY_STORED)
+        if graveyard:  # it has called fsync, too
+            inode = self.path.stat().st_ino
+            graveyard.wrote(inode, len(stored), end + LEGACY_STORED)
+            graveyard.kept(inode)
         return [LEGACY]
 
     def contents(self) -> list[bytes]:
-        with Machine(self.directory):
+        with Machine():
             snapshot = self.mbox("reader").snapshot()
         found = [b"".join(snapshot.chunks(index)) for index in range(len(snapshot))]
         assert [snapshot.octets(index) for index in range(len(snapshot))] == list(map(len, found))
@@ -118,13 +124,13 @@ def test_delivery_killed_at_every_call(
 
     def attempt(directory: Path, number: int) -> bool:
         place = Place(directory, INITIAL[initial])
-        lived = deliver(place, Machine(place.directory, stop_at=number, torn=torn))
+        lived = deliver(place, Machine(stop_at=number, torn=torn))
         before = old(initial) + place.legacy_append(legacy)
         if reader:  # a POP3 session comes before the puller: all of the batch, or nothing
             there = place.contents()
             assert sorted(there) in (sorted(before), sorted([*before, *OURS.values()]))
             assert not place.recorded or len(there) == len(before) + len(OURS)
-        assert deliver(place, Machine(place.directory))
+        assert deliver(place, Machine())
         check_delivered(place, before)
         return lived
 
@@ -139,11 +145,11 @@ def test_delivery_killed_and_healing_killed_as_well(tmp_path: Path, legacy: str,
 
         def again(inner: Path, inner_number: int) -> bool:
             place = Place(inner, INITIAL["unfinished"])
-            lived.append(deliver(place, Machine(place.directory, stop_at=number, torn=torn)))
+            lived.append(deliver(place, Machine(stop_at=number, torn=torn)))
             before = old("unfinished") + place.legacy_append(legacy)
-            healed = deliver(place, Machine(place.directory, stop_at=inner_number, torn=torn))
+            healed = deliver(place, Machine(stop_at=inner_number, torn=torn))
             before += place.legacy_append(legacy)
-            assert deliver(place, Machine(place.directory))
+            assert deliver(place, Machine())
             check_delivered(place, before)
             return healed
 
@@ -159,14 +165,38 @@ def test_delivery_killed_and_healing_killed_as_well(tmp_path: Path, legacy: str,
 def test_delivery_when_the_power_fails_at_every_call(tmp_path: Path, initial: str, seed: int) -> None:
     def attempt(directory: Path, number: int) -> bool:
         place = Place(directory, INITIAL[initial])
-        machine = Machine(place.directory, stop_at=number, remember=True)
-        lived = deliver(place, machine)
-        machine.lose(random.Random(seed * 1000 + number))
+        graveyard = Graveyard(place.directory)
+        lived = deliver(place, Machine(stop_at=number, disk=graveyard))
+        graveyard.lose(random.Random(seed * 1000 + number))
         if lived or place.recorded:
             assert sorted(place.contents()) == sorted([*old(initial), *OURS.values()])
-        assert deliver(place, Machine(place.directory))
+        assert deliver(place, Machine())
         check_delivered(place, old(initial))
         return lived
+
+    assert until_it_lives(tmp_path, attempt) > 20
+
+
+@pytest.mark.parametrize("legacy", ["none", "careful"])
+def test_delivery_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy: str) -> None:
+    def attempt(directory: Path, number: int) -> bool:
+        lived = []
+
+        def again(inner: Path, inner_number: int) -> bool:
+            chance = random.Random(number * 1000 + inner_number)
+            place = Place(inner, INITIAL["complete"])
+            graveyard = Graveyard(place.directory)
+            lived.append(deliver(place, Machine(stop_at=number, torn=chance.random(), disk=graveyard)))
+            before = old("complete") + place.legacy_append(legacy, graveyard)
+            healed = deliver(place, Machine(stop_at=inner_number, disk=graveyard))
+            graveyard.lose(chance)
+            assert deliver(place, Machine())
+            check_delivered(place, before)
+            return healed
+
+        directory.mkdir()
+        until_it_lives(directory, again)
+        return lived[-1]
 
     assert until_it_lives(tmp_path, attempt) > 20
 
@@ -180,7 +210,7 @@ def test_delivery_when_one_call_fails(tmp_path: Path, initial: str, error: int) 
         place = Place(directory, INITIAL[initial])
         lived = True
         try:
-            deliver(place, Machine(place.directory, fail_at=number, error=error))
+            deliver(place, Machine(fail_at=number, error=error))
         except MboxError as failure:
             lived = False
             assert failure.code == ("4.3.1" if error == errno.ENOSPC else "4.3.0")
@@ -188,7 +218,7 @@ def test_delivery_when_one_call_fails(tmp_path: Path, initial: str, error: int) 
                 assert place.path.read_bytes() == (INITIAL[initial] or b"")
         except OSError:  # what the puller's own record raised
             lived = False
-        assert deliver(place, Machine(place.directory))
+        assert deliver(place, Machine())
         check_delivered(place, old(initial))
         return lived and number > 40
 
@@ -218,18 +248,28 @@ REMOVALS = {
 def filled(directory: Path) -> tuple[Place, list[bytes]]:
     """A mailbox with MESSAGES, the last of them without its end, and what is to be read from it."""
     place = Place(directory, b"\r\n")
-    with Machine(directory):
+    with Machine():
         place.mbox().deliver([Delivery(str(number), "a@a.example", 0, m) for number, m in enumerate(MESSAGES)])
     place.path.write_bytes(place.path.read_bytes().removesuffix(b"\n\n"))
     return place, [*MESSAGES[:-1], MESSAGES[-1] + b"\r\n"]
 
 
 def remove(place: Place, numbers: list[int], machine: Machine) -> bool:
-    with Machine(place.directory):
+    with Machine():
         snapshot = place.mbox("reader").snapshot()
     try:
         with machine:
             assert place.mbox("reader").remove(snapshot, numbers) == len(numbers)
+    except Crash:
+        return False
+    return True
+
+
+def look(place: Place, machine: Machine) -> bool:
+    """Open the mailbox on a machine that may die, and say whether it lived."""
+    try:
+        with machine:
+            place.mbox("reader").snapshot()
     except Crash:
         return False
     return True
@@ -248,7 +288,7 @@ def test_removal_killed_at_every_call(tmp_path: Path, removal: str, legacy: str,
     def attempt(directory: Path, number: int) -> bool:
         place, whole = filled(directory)
         status = place.path.stat()
-        lived = remove(place, numbers, Machine(place.directory, stop_at=number, torn=torn))
+        lived = remove(place, numbers, Machine(stop_at=number, torn=torn))
         late = place.legacy_append(legacy)
         there = place.contents()
         assert there in ([*without(whole, numbers), *late], [*whole, *late][: 99 if not lived else 0])
@@ -269,16 +309,9 @@ def test_removal_killed_and_healing_killed_as_well(tmp_path: Path, removal: str,
 
         def again(inner: Path, inner_number: int) -> bool:
             place, whole = filled(inner)
-            lived.append(remove(place, numbers, Machine(place.directory, stop_at=number, torn=torn)))
+            lived.append(remove(place, numbers, Machine(stop_at=number, torn=torn)))
             late = place.legacy_append("careful")
-            machine = Machine(place.directory, stop_at=inner_number, torn=torn)
-            try:
-                with machine:
-                    place.mbox("reader").snapshot()
-            except Crash:
-                healed = False
-            else:
-                healed = True
+            healed = look(place, Machine(stop_at=inner_number, torn=torn))
             late += place.legacy_append("careful")
             assert place.contents() in ([*without(whole, numbers), *late], [*whole, *late])
             assert place.files() == {"bob"}
@@ -298,13 +331,39 @@ def test_removal_when_the_power_fails_at_every_call(tmp_path: Path, removal: str
 
     def attempt(directory: Path, number: int) -> bool:
         place, whole = filled(directory)
-        machine = Machine(place.directory, stop_at=number, remember=True)
-        lived = remove(place, numbers, machine)
-        machine.lose(random.Random(seed * 1000 + number))
+        graveyard = Graveyard(place.directory)
+        lived = remove(place, numbers, Machine(stop_at=number, disk=graveyard))
+        graveyard.lose(random.Random(seed * 1000 + number))
         there = place.contents()
         assert there == without(whole, numbers) or (there == whole and not lived)
         assert place.files() == {"bob"}
         return lived
+
+    assert until_it_lives(tmp_path, attempt) > 10
+
+
+@pytest.mark.parametrize("legacy", ["none", "careful"])
+def test_removal_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy: str) -> None:
+    numbers = REMOVALS["some"]
+
+    def attempt(directory: Path, number: int) -> bool:
+        lived = []
+
+        def again(inner: Path, inner_number: int) -> bool:
+            chance = random.Random(number * 1000 + inner_number)
+            place, whole = filled(inner)
+            graveyard = Graveyard(place.directory)
+            lived.append(remove(place, numbers, Machine(stop_at=number, torn=chance.random(), disk=graveyard)))
+            late = place.legacy_append(legacy, graveyard)
+            healed = look(place, Machine(stop_at=inner_number, disk=graveyard))
+            graveyard.lose(chance)
+            assert place.contents() in ([*without(whole, numbers), *late], [*whole, *late])
+            assert place.files() == {"bob"}
+            return healed
+
+        directory.mkdir()
+        until_it_lives(directory, again)
+        return lived[-1]
 
     assert until_it_lives(tmp_path, attempt) > 10
 
@@ -316,7 +375,7 @@ def test_removal_when_one_call_fails(tmp_path: Path, removal: str, error: int) -
 
     def attempt(directory: Path, number: int) -> bool:
         place, whole = filled(directory)
-        machine = Machine(place.directory, fail_at=number, error=error)
+        machine = Machine(fail_at=number, error=error)
         failed = False
         try:
             remove(place, numbers, machine)

@@ -1,4 +1,7 @@
-"""What a disk may hold after a power failure: every file and name of one directory as last confirmed, and since."""
+"""What a disk may hold after a power failure: every file and name of one directory as last confirmed, and since.
+
+Of the writes and cuts that no fsync has confirmed any may be missing, of the changes of names any number of the last.
+"""
 
 import os
 import random
@@ -63,7 +66,7 @@ class Graveyard:
         self._listings = [self._listing()]
 
     def lose(self, chance: random.Random) -> None:
-        """Make the directory what it may be after the power has failed."""
+        """Make the directory what it may be after the power has failed; this ends the watch."""
         listing = chance.choice([self._listings[0], self._listings[-1], chance.choice(self._listings)])
         odds = chance.choice([0.0, 0.5, 1.0])
         for path in list(self._directory.iterdir()):

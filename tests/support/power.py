@@ -2,12 +2,10 @@
 
 ``Machine`` replaces those functions of ``os`` that change files while it is entered and counts them. At call number
 ``stop_at`` the process is gone, as by kill -9: this call and every later one raises Crash and does nothing, but
-for a ``torn`` write, which does a part. ``lose`` then makes of the kill a power failure: of the writes and cuts that no
-fsync has confirmed any may be missing, of the changes of names any number of the last ones.
+for a ``torn`` write, which does a part. A Graveyard that watched can make of the kill a power failure.
 """
 
 import os
-import random
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -23,20 +21,19 @@ class Crash(BaseException):
 
 
 class Machine:
-    """The disk below one directory, for one process."""
+    """One process and what it does to files."""
 
     def __init__(
         self,
-        directory: Path,
         stop_at: int | None = None,
         torn: float | None = None,
         fail_at: int | None = None,
         error: int = 0,
-        remember: bool = False,
+        disk: Graveyard | None = None,
     ) -> None:
         """``torn``: the part of the last write that is done; ``fail_at``: the call that fails with ``error`` instead.
 
-        ``remember`` prepares for ``lose``.
+        ``disk`` is told of every change; several processes may share it, one after the other.
         """
         self.calls = 0
         self.names: list[str] = []  # of the calls: "pwrite bob"
@@ -46,7 +43,7 @@ class Machine:
         self._error = error
         self._dead = False
         self._real: dict[str, Any] = {}
-        self._disk = Graveyard(directory) if remember else None
+        self._disk = disk
 
     def __enter__(self) -> Self:
         for name in FUNCTIONS:
@@ -59,11 +56,6 @@ class Machine:
     ) -> None:
         for name, function in self._real.items():
             setattr(os, name, function)
-
-    def lose(self, chance: random.Random) -> None:
-        """Cut the power: after the ``with`` block, whatever was not confirmed may go."""
-        assert self._disk is not None
-        self._disk.lose(chance)
 
     def step(self, name: str, file: int | Path = -1) -> None:
         """Count one thing that the process does; the machine may die or refuse right before it."""
