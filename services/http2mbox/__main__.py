@@ -70,6 +70,7 @@ def main(
         wanted.reload()
         if not list(wanted):
             raise next(iter(wanted.failures.values()))
+        wanted.log_failures()
         process = Process(options, resolver, wanted, limits)
         run = process.keep_on(seconds, full=full) if seconds else process.once(full=full or dry_run)
         asyncio.run(run)

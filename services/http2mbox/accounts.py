@@ -56,7 +56,12 @@ class Accounts:
                     self._opened[name] = self._open(user)
                 except (Exit, StubmailError, OSError) as error:
                     self.failures[name] = error
-                    event(_log, "not-opened", name, level=logging.ERROR, error=_sentence(error))
+
+    def log_failures(self) -> None:
+        """Say in the log which accounts could not be opened, and why."""
+        for name, error in self.failures.items():
+            text = error.text if isinstance(error, Exit | StubmailError) else str(error)
+            event(_log, "not-opened", name, level=logging.ERROR, error=text)
 
     def standings(self) -> list[Standing]:
         """How things stand with each account. Raises StateError."""
@@ -90,7 +95,8 @@ class Accounts:
     def _open(self, user: User) -> _Opened:
         assert user.address is not None
         directory = account_directory(self._options.state, user.address)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (self._options.state, directory):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = AccountLock(directory)
         if not self._read_only:
             lock.acquire(user.address)
@@ -111,7 +117,3 @@ class Accounts:
 def _close(opened: _Opened) -> None:
     opened.account.close()
     opened.lock.release()
-
-
-def _sentence(error: Exception) -> str:
-    return error.text if isinstance(error, Exit | StubmailError) else str(error)

@@ -120,6 +120,7 @@ class Process:
     async def _reopen(self) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._workers, self._accounts.reload)
+            self._accounts.log_failures()
         except Exit as error:
             event(_log, "not-reloaded", level=logging.ERROR, error=error.text)  # the accounts stay as they are
         self.puller.set_accounts(self._accounts)
