@@ -194,6 +194,9 @@ def heal(path: Path, mailbox: int, refresh: Refresh) -> None:
     if journal is None:
         return
     with disk.closing(journal):
+        # Whoever was killed may not have lived to see its octets on disk, and now much will rest on them.
+        disk.sync(journal)
+        disk.sync_directory(_journal(path))
         rewrite = _load(mailbox, journal)
         if rewrite is None:  # it was never whole on disk, so nothing has been done
             disk.drop(_journal(path))
