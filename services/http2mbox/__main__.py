@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from services.http2mbox.accounts import Accounts
-from services.http2mbox.process import Process
+from services.http2mbox.process import DRAIN_SECONDS, Process
 from services.http2mbox.pull import Limits
 from services.http2mbox.settings import MIN_INTERVAL, Http2mbox
 from stubmail import cli, settings
@@ -78,7 +78,7 @@ def main(
             wanted.save()
         status = _conclude(process, wanted, dry_run=dry_run, quiet=quiet)
     finally:
-        wanted.close()
+        wanted.close(DRAIN_SECONDS)
     _exit(0 if seconds else status, process.abandoned)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.http2mbox.contacts import Contacts
-from services.http2mbox.state import REMEMBER_SECONDS, PostKey, State, delivery_name
+from services.http2mbox.state import REMEMBER_SECONDS, AccountTrouble, PostKey, State, delivery_name
 from services.http2mbox.trust import Recipient
 from stubmail.address import Address
 from stubmail.cookies import FILE_NAME, CookieJar
@@ -24,10 +24,6 @@ from stubmail.spool import clean_temporary
 from stubmail.users import User
 
 Committed = Callable[[Sequence[str]], None]
-
-
-class AccountTrouble(TemporaryError):
-    """The account's own disk, maildrop or state does not work now: no sender is to blame, all have to wait."""
 
 
 class Maildrop(Protocol):
@@ -114,11 +110,21 @@ class Account:
                 raise _trouble(error) from error
         return new
 
-    def close(self) -> None:
-        """Give up key and state. A delivery under way in another thread is completed first, a later one fails."""
-        with self._delivering:
+    def close(self, patience: float = -1) -> bool:
+        """Give up key and state. A delivery under way in another thread is completed first, a later one fails.
+
+        ``patience``: seconds to wait for that (-1: until it is). A delivery that takes longer, because another program
+        has the maildrop locked, is left to itself, and False returned: the process must end without giving the account
+        free. Wherever the delivery ends then, the next start takes it up.
+        """
+        if not self._delivering.acquire(timeout=patience):
+            return False
+        try:
             self.state.close()
             self.identity.close()
+        finally:
+            self._delivering.release()
+        return True
 
     def _record(self, names: Sequence[str]) -> None:
         self.state.record(names, int(self._clock()))

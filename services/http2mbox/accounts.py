@@ -75,10 +75,10 @@ class Accounts:
             except OSError as error:
                 event(_log, "not-saved", str(account.address), level=logging.WARNING, error=error)
 
-    def close(self) -> None:
-        """Complete deliveries under way, and give the accounts free."""
+    def close(self, patience: float = -1) -> None:
+        """Complete deliveries under way, as Account.close does, and give the accounts free."""
         while self._opened:
-            _close(self._opened.popitem()[1])
+            _close(self._opened.popitem()[1], patience)
 
     def _wanted(self) -> list[User]:
         users = load_users(self._options.users)
@@ -114,6 +114,6 @@ class Accounts:
         return _Opened(user, account, lock)
 
 
-def _close(opened: _Opened) -> None:
-    opened.account.close()
-    opened.lock.release()
+def _close(opened: _Opened, patience: float = -1) -> None:
+    if opened.account.close(patience):
+        opened.lock.release()

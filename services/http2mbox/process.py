@@ -84,6 +84,8 @@ class Process:
         await self._begin()
         reopening = Backoff(self._rng)
         while not self._stopped:
+            if self._reload:
+                self.puller.forgive()
             if self._reload or (self._accounts.failures and reopening.ready(time.monotonic())):
                 self._reload = False
                 await self._reopen()

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Protocol
 
-from services.http2mbox.account import Account, AccountTrouble, Arrival
+from services.http2mbox.account import Account, Arrival
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.delivered import Receipt, delivered_form
+from services.http2mbox.held import Held
 from services.http2mbox.incoming import Fetcher, Incoming, Stopped
 from services.http2mbox.listing import check_page, others_of
-from services.http2mbox.state import HeldPost, OtherSender, PostKey
+from services.http2mbox.state import AccountTrouble, OtherSender, PostKey
 from services.http2mbox.trust import Untrusted, admit, verify
 from services.http2mbox.workers import MemoryGate
 from stubmail.errors import TemporaryError
@@ -24,7 +25,6 @@ from stubmail.store_answers import Listed, Listing, Other
 MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would not fit into a request (§9)
 PAGE = 1_000  # posts
 MAX_PAGES = 1_000  # in one round; the rest comes in the next
-MAX_HELD = 1_000  # posts of one domain; a store that has more to hold is at war with us
 MAX_GONE = 1_000  # posts listed but not there
 BATCH_POSTS = 100
 BATCH_OCTETS = 16 * 2**20
@@ -66,6 +66,7 @@ class Tally:
     delivered: int = 0
     repeated: int = 0  # delivered before, now acknowledged
     held: int = 0
+    skipped: int = 0  # of senders of whom too much is held already
     gone: int = 0
     waiting: int = 0  # listed and to be delivered; counted by a dry run
     serial: int = 0
@@ -73,7 +74,10 @@ class Tally:
 
 
 class Pull:
-    """One pass over what a store has for an account from one domain; made for each pass, used in one thread."""
+    """One pass over what a store has for an account from one domain; made for each pass, used in one thread.
+
+    Making it raises StateError.
+    """
 
     def __init__(
         self,
@@ -96,8 +100,7 @@ class Pull:
         self._gate = gate
         self._stopping = stopping
         self._clock = clock
-        self._held: dict[PostKey, HeldPost] = {}  # as it was before this pass
-        self._listed_held: set[PostKey] = set()  # what is held now, as far as the store has listed it again
+        self._held = Held(account.state, domain, contacts.domains[domain].digest, account.address, clock)
         self.tally = Tally()
 
     def run(self) -> Tally:
@@ -106,7 +109,6 @@ class Pull:
         Raises AccountTrouble when the account's own side does not work, TemporaryError or StoreRefused for the store's.
         """
         senders = self._contacts.domains[self._domain]
-        self._held = self._account.state.held(self._domain)
         others: dict[tuple[str, str], Other] = {}
         pages = 0
         for chunk in _chunks(sorted(senders.fingerprints), MAX_SENDERS):
@@ -129,23 +131,22 @@ class Pull:
         return self.tally
 
     def _conclude(self, others: Collection[Other]) -> None:
-        state = self._account.state
-        state.unhold(self._held.keys() - self._listed_held)
+        self._held.conclude()
         now = int(self._clock())
-        for other in state.set_others(self._domain, others_of(others, self._contacts, self._domain), now):
+        for other in self._account.state.set_others(self._domain, others_of(others, self._contacts, self._domain), now):
             self._report_mismatch(other)
+        if self.tally.skipped:
+            event(_log, "flooded", level=logging.WARNING, domain=self._domain, skipped=self.tally.skipped)
 
     def _deal_with(self, posts: Sequence[Listed]) -> None:
         """Sort one page: what was delivered before is acknowledged, what is held stays, the rest is fetched."""
-        senders = self._contacts.domains[self._domain].digest
         there = self._account.state.delivered(map(_key, posts))
         wanted: list[Listed] = []
         for post in posts:
-            held = self._held.get(_key(post))
-            if _key(post) in there:
+            if _key(post) in there or self._held.keeps(post):
                 continue
-            if held is not None and held.senders == senders:
-                self._listed_held.add(_key(post))
+            if self._held.is_full(post.sender):
+                self.tally.skipped += 1
                 continue
             try:
                 admit(post, self._contacts, self._now(), self._limits.max_post)
@@ -234,30 +235,8 @@ class Pull:
 
     def _hold(self, post: Listed, verdict: Untrusted) -> None:
         self.tally.held += 1
-        if self._limits.dry_run:
-            return
-        self._listed_held.add(_key(post))
-        if len(self._listed_held) > MAX_HELD:
-            raise TemporaryError("4.7.0", f"more than {MAX_HELD} posts of {self._domain} are held")
-        held = HeldPost(
-            *(post.id, post.sender, self._domain, str(post.address), post.size),
-            *(verdict.reason, verdict.text, verdict.found, verdict.expected, verdict.is_key_mismatch),
-            self._contacts.domains[self._domain].digest,
-            int(self._clock()),
-        )
-        if self._account.state.hold(held):
-            event(
-                _log,
-                "held",
-                post.id.hex(),
-                level=logging.WARNING,
-                sender=post.address,
-                to=self._account.address,
-                reason=verdict.reason,
-                text=verdict.text,
-                found=verdict.found or None,
-                expected=verdict.expected or None,
-            )
+        if not self._limits.dry_run:
+            self._held.add(post, verdict)
 
     def _report_mismatch(self, other: OtherSender) -> None:
         event(

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from services.http2mbox import schedule
-from services.http2mbox.account import Account, AccountTrouble
+from services.http2mbox.account import Account
 from services.http2mbox.checks import Place
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.incoming import Stopped
 from services.http2mbox.pull import Client, Limits, Pull, Tally
 from services.http2mbox.report import Report
 from services.http2mbox.schedule import Backoff
+from services.http2mbox.state import AccountTrouble
 from services.http2mbox.workers import MemoryGate, Workers
 from stubmail.cookies import Cookie, Seen
 from stubmail.datagram import Unknown, Waiting
@@ -27,6 +28,7 @@ from stubmail.discovery import Store, StubDomain
 from stubmail.errors import StubmailError, TemporaryError
 from stubmail.log import event
 
+ABSENT_SECONDS = 30.0  # for which a domain without stub mail, whose mail comes the old way, is not asked about again
 MEMORY = 96 * 2**20  # octets for decryption, all threads together; one post of any size is always let in
 
 Ts = TypeVarTuple("Ts")
@@ -59,6 +61,7 @@ class Peer:
     store: Store | None = None
     client: Client | None = None
     busy: bool = False
+    rests_until: float = 0.0  # monotonic time; while its domain is known to have no stub mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +105,20 @@ class Puller:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def set_accounts(self, accounts: Iterable[Account]) -> None:
-        """Deal with these accounts from now on; all of them are tried again at once, whatever failed before."""
-        self._accounts = {account: Backoff(self._rng) for account in accounts}
+        """Deal with these accounts from now on."""
+        self._accounts = {account: self._accounts.get(account) or Backoff(self._rng) for account in accounts}
         for account in self._peers.keys() - self._accounts.keys():
             del self._peers[account]
+
+    def forgive(self) -> None:
+        """Try everybody again at once, whatever has failed before."""
+        for backoff in self._accounts.values():
+            backoff.succeeded()
         for peers in self._peers.values():
             for peer in peers.values():
                 peer.backoff.succeeded()
+                peer.silence.succeeded()
+                peer.rests_until = 0.0
 
     def start_round(self, *, full: bool = False) -> None:
         """Start visiting everybody who is due and not being visited; ``full``: whatever UDP would say."""
@@ -143,7 +153,7 @@ class Puller:
             del peers[domain]
         now = time.monotonic()
         for peer in peers.values():
-            if not peer.busy and peer.backoff.ready(now):
+            if not peer.busy and peer.backoff.ready(now) and now >= peer.rests_until:
                 peer.busy = True
                 self._start(self._visit(peer, contacts, full), peer.domain)
 
@@ -161,7 +171,8 @@ class Puller:
         try:
             offer = await self._blocking(self._discover, peer.domain)
             if offer is None:
-                return  # a domain without stub mail: its mail comes the old way
+                peer.rests_until = time.monotonic() + ABSENT_SECONDS
+                return
             self.report.domains.add(peer.domain)
             stores = _in_order(offer.stores, peer.store)
             if full or await self._has_news(peer, stores[0], offer.place, contacts):
@@ -225,9 +236,8 @@ class Puller:
         for store in stores:
             if peer.client is None or peer.store != store:
                 peer.store, peer.client = store, self._connect(peer.account, store)
-            pull = Pull(
-                peer.account, contacts, peer.domain, store.host, peer.client, self._limits, self._gate, stopping
-            )
+            client, limits = peer.client, self._limits
+            pull = Pull(peer.account, contacts, peer.domain, store.host, client, limits, self._gate, stopping)
             try:
                 tally = pull.run()
             except StubmailError as error:

@@ -36,7 +36,11 @@ CREATE TABLE others (
 PostKey = tuple[bytes, str]  # post id and the sender's fingerprint: another sender cannot use up one's ids
 
 
-class StateError(TemporaryError):
+class AccountTrouble(TemporaryError):
+    """The account's own disk, maildrop or state does not work now: no sender is to blame, all have to wait."""
+
+
+class StateError(AccountTrouble):
     """The state file cannot be read or written now; nothing was recorded."""
 
 

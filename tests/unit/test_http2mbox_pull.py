@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from services.http2mbox import pull
-from services.http2mbox.account import AccountTrouble
+from services.http2mbox import held, pull
 from services.http2mbox.incoming import Stopped
 from services.http2mbox.pull import Limits, Pull
-from services.http2mbox.state import Standing, delivery_name
+from services.http2mbox.state import AccountTrouble, Standing, delivery_name
 from services.http2mbox.workers import MemoryGate
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
@@ -238,6 +237,16 @@ def test_what_is_held_gets_another_try_when_the_sender_has_renewed_his_key(bob):
     assert bob.standing() == Standing(0, 0, 0)
 
 
+def test_what_is_held_gets_another_try_after_a_day(bob):
+    bad = forged(bob, "from")
+    bob.pull()
+    before = bob.account.state.held(DOMAIN)[bad, ALICE_KEY]
+    bob.account.state.hold(replace(before, time=before.time - 86_400))
+    bob.store.calls.clear()
+    assert bob.pull().held == 1
+    assert "fetch" in bob.store.calls
+
+
 def test_what_the_store_lists_no_more_is_held_no_more(bob):
     bad = forged(bob, "unsigned")
     bob.pull()
@@ -357,14 +366,21 @@ def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob, monkeypatch
     assert bob.store.calls.count("list") == 3
 
 
-def test_a_store_that_floods_with_forgeries_is_left_alone(bob, monkeypatch):
-    monkeypatch.setattr(pull, "MAX_HELD", 10)
+def test_a_sender_that_floods_with_forgeries_is_left_alone_and_delays_nobody(bob, monkeypatch):
+    monkeypatch.setattr(held, "MAX_HELD", 10)
     for number in range(30):
         bob.store.put(number.to_bytes(16, "big"), b"garbage")
-    with pytest.raises(TemporaryError, match="held"):
-        bob.pull()
+    bob.store.page = 5
+    carol, key = Address("carol", DOMAIN), "CA" * 20
+    bob.account.keyring.certificates.append(certificate(carol, key))
+    content = seal_plainly(bytes([255] * 16), b"From: carol@alpha.example\r\n\r\n", sender=carol, signer=key)
+    bob.store.put(bytes([255] * 16), content, sender=key, address=carol)
+    tally = bob.pull()
+    assert (tally.held, tally.skipped, tally.delivered, tally.complete) == (10, 20, 1, True)
     assert bob.standing().held == 10
-    assert bob.maildrop.messages == []
+    bob.store.calls.clear()
+    assert bob.pull().skipped == 20
+    assert "fetch" not in bob.store.calls
 
 
 def test_a_store_that_never_stops_listing_gets_another_turn_later(bob, monkeypatch):

@@ -227,17 +227,23 @@ def test_an_incomplete_pass_is_repeated(rig):
     rig.store.lose_acks = 1
     assert rig.round().failed == {"alpha.example"}
     assert rig.account.jar.get(ALPHA.url).seen is None
-    rig.puller.set_accounts([rig.account])  # as SIGHUP does: no waiting
+    rig.puller.forgive()  # as SIGHUP does: no waiting
     rig.world.answers[ALPHA.host] = Waiting(0, 0)
     rig.round()
     assert rig.store.calls.count("list") == 2
     assert len(rig.maildrop.messages) == 1
 
 
-def test_domains_without_stub_mail_are_no_trouble(rig):
-    rig.world.domains["alpha.example"] = None
+def test_domains_without_stub_mail_are_no_trouble_and_not_asked_about_all_the_time(rig):
+    asked = []
+    rig.world.domains["alpha.example"] = lambda: asked.append(1)
+    rig.round()
     report = rig.round()
     assert (report.domains, report.failed) == (set(), set())
+    assert len(asked) == 1
+    rig.world.add("alpha.example")
+    rig.puller.forgive()
+    assert rig.round().domains == {"alpha.example"}
 
 
 def test_what_fails_is_left_alone_for_a_while_and_the_log_says_so(rig, caplog):
@@ -247,7 +253,7 @@ def test_what_fails_is_left_alone_for_a_while_and_the_log_says_so(rig, caplog):
     rig.round()
     assert rig.store.calls == []
     assert len([record for record in caplog.records if "failed" in record.getMessage()]) == 1
-    rig.puller.set_accounts([rig.account])
+    rig.puller.forgive()
     rig.round()
     assert rig.store.calls == ["list"]
 
@@ -274,7 +280,7 @@ def test_an_accounts_own_trouble_rests_the_account_and_blames_no_domain(rig):
     assert rig.round().failed == {"bob@beta.example"}
     rig.maildrop.failure = None
     assert rig.round().delivered == 0
-    rig.puller.set_accounts([rig.account])
+    rig.puller.forgive()
     assert rig.round().delivered == 1
 
 
