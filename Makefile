@@ -43,7 +43,9 @@ bench: $(STAMP) ## benchmarks, peers side by side in one run
 	@echo "bench: not yet" >&2; exit 1
 
 zone-check: $(STAMP) ## named-checkzone, and stubmail dns check against a server that serves the zone
-	@echo "zone-check: not yet" >&2; exit 1
+	named-checkzone example dns/zone.example
+	STUBMAIL_DNS_ALLOW_PRIVATE=true $(BIN)/python -m stubmail.testing.nameserver --zone dns/zone.example -- \
+	    sh -ec 'for domain in alpha.example beta.example; do $(BIN)/stubmail dns check $$domain; done'
 
 lock: ## compute the lock files anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --generate-hashes --no-header --all-extras pyproject.toml -o requirements-dev.lock

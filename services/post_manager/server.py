@@ -17,10 +17,10 @@ from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
 from services.post_manager.policy import Accounts, load_accounts
 from services.post_manager.settings import PostManager
-from services.post_manager.worker import PatientWorker, allow
 from stubmail import cli, log, wsgi
 from stubmail.settings import ConfigError
 from stubmail.supervisor import die_with_parent
+from stubmail.wsgi_worker import PatientWorker, allow
 
 _log = logging.getLogger("post_manager")
 

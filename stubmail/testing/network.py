@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stubmail.dns.publication import Service, entries
 from stubmail.dns.records import CHECK_PORT, KEYS_PORT
 from stubmail.openpgp import Certificate
 from stubmail.provision import Site, provision
@@ -224,6 +225,7 @@ listen = "{at["store"]}"
 host = "post.{site.domain}"
 prefix = "post_manager"
 udp_listen = "{at["udp"]}"
+workers = 1
 spool = "{site.accounts.parent}"
 accounts = "{site.accounts}"
 
@@ -256,15 +258,11 @@ allow_plain = true
 
 
 def _block(domain: str) -> str:
-    """The records of one more domain, as dns/zone.example has them; the addresses are rewritten anyway."""
-    name = domain.removesuffix(".example")
-    return f"""
-_stub._udp.{name} SRV 10 5 {CHECK_PORT} post.{name}
-_pks._tcp.{name} SRV 10 5 {KEYS_PORT} keys.{name}
-_post._tcp.{name} TXT "10 5 {STORE_PORT} post.{domain}. post_manager"
-post.{name} A {LOOPBACK}
-keys.{name} A {LOOPBACK}
-"""
+    """The records of one more domain, on hosts named as dns/zone.example names them; the addresses are rewritten."""
+    post, keys = f"post.{domain}", f"keys.{domain}"
+    service = Service(post, keys, post, store_port=STORE_PORT)
+    hosts = [f"{host}. A {LOOPBACK}" for host in (post, keys)]
+    return "\n".join([*(entry.format() for entry in entries(domain, service)), *hosts, ""])
 
 
 def _free_ports(count: int) -> list[int]:
