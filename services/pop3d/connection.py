@@ -1,11 +1,15 @@
 """One connection: carries octets between a client and its session, and carries out what the session asks for."""
 
 import asyncio
+import fcntl
 import logging
 import secrets
 import ssl
+import struct
+import termios
 from collections.abc import Coroutine
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from services.pop3d.actions import Action, Close, Commit, Login, Retrieve, StartTls
@@ -24,6 +28,8 @@ MAX_PENDING = 65_536  # octets of commands that wait; then the client is not rea
 WRITE_BUFFER = 262_144  # octets that wait to be sent; then nothing more is made until they are fewer
 TURN = 256  # actions of one session before the others have theirs
 RUN = 64  # pipelined retrievals that are read together
+
+_INT = struct.Struct("i")
 
 logger = logging.getLogger("pop3d")
 
@@ -292,6 +298,8 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(maildrop, self.id)
         self._session.accept(maildrop)
         self._host.logged_in(self)
+        self._deadlines.active(self._loop.time())
+        self._on_timer()
 
     def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
         """Gather pipelined retrievals and the replies between them, to be read together."""
@@ -335,7 +343,7 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer.cancel()
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self._unsent()
         if self._closing and not unsent:
             self.abort("")
             return
@@ -350,6 +358,18 @@ class Connection(asyncio.Protocol):
             self.abort(reason)  # RFC 1939 §3: without a reply, without removing messages
         else:
             self._timer = self._loop.call_at(again, self._on_timer)
+
+    def _unsent(self) -> int:
+        """How many octets the client has not acknowledged, here and in the kernel.
+
+        The kernel makes room for more only when a third of its buffer is free: for a slow client on a large buffer
+        that is no measure of progress.
+        """
+        unsent = self._transport.get_write_buffer_size()
+        if (one := self._transport.get_extra_info("socket")) is not None and one.fileno() >= 0:
+            with suppress(OSError):
+                unsent += _INT.unpack(fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+        return unsent
 
     def _release(self) -> None:
         """Let go of the maildrop, then of everything."""

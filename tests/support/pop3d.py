@@ -89,8 +89,13 @@ class Pop3d:
 class Client:
     """A client that sends and receives octets; it reads the greeting when it connects."""
 
-    def __init__(self, port: int, *, tls: bool = False, source: str = "127.0.0.1") -> None:
-        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0))
+    def __init__(self, port: int, *, tls: bool = False, source: str = "127.0.0.1", receive_buffer: int = 0) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.settimeout(SECONDS)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.bind((source, 0))
+        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         if tls:
