@@ -101,6 +101,11 @@ class Courier:
         self._stopping = True
         self._look.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being worked on."""
+        return not self._active
+
     async def run(self) -> None:
         """Work until ``stop`` has been called and what was under way has come to an end."""
         loop = asyncio.get_running_loop()
@@ -271,13 +276,13 @@ class Courier:
     # Files
 
     async def file(self, job: Job) -> None:
-        """Give a message its own file; from then on its progress is kept."""
+        """Give a message its own file; from then on its progress is kept. What is known so far may be forgotten in a
+        crash: these were posts."""
         job.stored = await self._on_disk(lambda: self._queue.file(job.stored))
         job.filed = True
         self._agenda.put(job.item.id, float("inf"))
         for queue_id in await self._arrivals.release(job.item.id, filed=True):
             await self._remove(queue_id)
-        await self.save(job)
 
     async def save(self, job: Job) -> None:
         """Keep a filed message's progress."""
@@ -290,8 +295,10 @@ class Courier:
         if not job.filed:
             for queue_id in await self._arrivals.release(job.item.id, filed=False):
                 await self._remove(queue_id)
-        elif self._arrivals.is_here(job.item.id):
+            return
+        if self._arrivals.is_here(job.item.id):
             await self.save(job)
+        if self._arrivals.is_here(job.item.id):  # still
             self._arrivals.gone(job.item.id)
         else:
             await self._remove(job.item.id)

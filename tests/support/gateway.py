@@ -1,12 +1,13 @@
 """The gateway's parts for tests: messages in a queue, accounts, and an SMTP client that says what it is told."""
 
 import asyncio
+import random
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,16 @@ from types import TracebackType
 
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
+from services.smtp2stub.courier import Courier
 from services.smtp2stub.intake import Intake
+from services.smtp2stub.job import Job
+from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
+from stubmail.errors import PermanentError, StubmailError, TemporaryError
 from stubmail.limits import FailureDelays
-from stubmail.queue import Item, Queue, Recipient, new_queue_id
+from stubmail.queue import Item, Outcome, Progress, Queue, Recipient, State, Stored, new_queue_id
 from stubmail.users import User, Users
 
 ALICE = Address("alice", "alpha.example")
@@ -191,3 +196,111 @@ def gateway(
         loop, stopped = stop[0]
         loop.call_soon_threadsafe(stopped.set)
         thread.join(20)
+
+
+Fate = str | StubmailError
+
+
+class Outside:
+    """What lies beyond the gateway, as its couriers find it, one after the other: each recipient's fate.
+
+    ``fates`` says by domain what happens: "stub" is stored, once however often it is sent; "relay" is passed on, twice
+    when it is sent twice; a StubmailError is what an attempt ends with. Of a list, the first is for the first attempt,
+    and so on; the last stays. Other domains are stub domains.
+    """
+
+    def __init__(self) -> None:
+        self.fates: dict[str, Fate | list[Fate]] = {}
+        self.stored: dict[bytes, Address] = {}
+        self.relayed: list[tuple[str, Address]] = []
+        self.notices: dict[str, list[str]] = {}
+        self.retries = 0
+        self.attempts = 0
+        self.no_maildrop = False
+        self.busy_maildrop = False
+
+    # as Dispatch
+
+    def retry(self) -> None:
+        self.retries += 1
+
+    async def attempt(self, job: Job, indices: Sequence[int]) -> None:
+        self.attempts += 1
+        for index in indices:
+            recipient = job.item.recipients[index]
+            fate = self.fates.get(recipient.address.domain, "stub")
+            if isinstance(fate, list):
+                fate = fate.pop(0) if len(fate) > 1 else fate[0]
+            if isinstance(fate, StubmailError):
+                await job.record({index: Outcome.of(fate, "stub")})
+                continue
+            assert job.stored.content()
+            if fate == "relay":
+                await job.file()
+                self.relayed.append((job.item.id, recipient.address))
+            else:
+                self.stored[recipient.post_id] = recipient.address
+            await job.record({index: Outcome(State.DONE, "2.0.0", "", fate)})
+
+    # as Notices
+
+    def notifier(self, queue: Queue) -> "Notifier":
+        return Notifier(self, queue)
+
+
+class Notifier:
+    """Puts notices into the one maildrop there is, which forgets nothing."""
+
+    def __init__(self, outside: Outside, queue: Queue) -> None:
+        self._outside = outside
+        self._queue = queue
+
+    def deliver(self, stored: Stored, progress: Progress) -> None:
+        if self._outside.no_maildrop:
+            raise PermanentError("5.3.5", "no maildrop")
+        if self._outside.busy_maildrop:
+            raise TemporaryError("4.2.0", "the maildrop is locked")
+        name = f"{stored.item.id}.{progress.notices}"
+        if self._queue.told(stored.item.id) < progress.notices:
+            told = [
+                str(recipient.address)
+                for recipient, outcome in zip(stored.item.recipients, progress.outcomes, strict=True)
+                if outcome.notice == progress.notices
+            ]
+            self._outside.notices.setdefault(name, told)
+            self._queue.tell(stored.item.id, progress.notices)
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def courier(
+    queue: Queue, outside: Outside, clock: Clock, schedule: Schedule | None = None
+) -> AsyncIterator[Courier]:
+    """A courier at work; it ends, with what it is doing, when the block ends."""
+    with queue.lock("courier"), ThreadPoolExecutor(2) as disk, ThreadPoolExecutor(1) as notices:
+        found = Courier(
+            queue,
+            outside,
+            outside.notifier(queue),
+            schedule or Schedule(5, 3600, 86_400),
+            disk=disk,
+            notices=notices,
+            clock=clock,
+            rng=random.Random(1),
+        )
+        found.recover()
+        work = asyncio.create_task(found.run())
+        try:
+            yield found
+        finally:
+            found.stop()
+            await work
