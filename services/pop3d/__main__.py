@@ -84,7 +84,6 @@ def read_settings(config: Path, flags: dict[str, Any]) -> Pop3d:
 async def serve(service: Pop3d, users: Users, tls: ssl.SSLContext | None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; SIGHUP reads users and certificate again."""
     server = Server(service, users, tls)
-    await server.start()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()  # the loop alone would let a task be collected before its end
@@ -97,6 +96,7 @@ async def serve(service: Pop3d, users: Users, tls: ssl.SSLContext | None) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload)
+    await server.start()  # who reads that it listens may send signals
     await stop.wait()
     await server.drain()
 

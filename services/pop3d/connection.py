@@ -1,35 +1,28 @@
 """One connection: carries octets between a client and its session, and carries out what the session asks for."""
 
 import asyncio
-import fcntl
 import logging
 import secrets
 import ssl
-import struct
-import termios
 from collections.abc import Coroutine
 from concurrent.futures import Executor
-from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from services.pop3d.actions import Action, Close, Commit, Login, Retrieve, StartTls
+from services.pop3d.channel import WRITE_BUFFER, Channel
 from services.pop3d.limits import is_loopback, network
 from services.pop3d.login import Attempt, Door, Refused
 from services.pop3d.maildrop import Maildrop
 from services.pop3d.patience import LINGER, Deadlines, Patience
 from services.pop3d.reader import Reader
 from services.pop3d.session import Session
-from services.pop3d.tls import TlsLayer
 from services.pop3d.wire import err
 from stubmail.errors import StubmailError
 from stubmail.log import event
 
 MAX_PENDING = 65_536  # octets of commands that wait; then the client is not read until they are fewer
-WRITE_BUFFER = 262_144  # octets that wait to be sent; then nothing more is made until they are fewer
 TURN = 256  # actions of one session before the others have theirs
 RUN = 64  # pipelined retrievals that are read together
-
-_INT = struct.Struct("i")
 
 logger = logging.getLogger("pop3d")
 
@@ -75,18 +68,15 @@ class Connection(asyncio.Protocol):
         self._maildrop: Maildrop | None = None
         self._reader: Reader | None = None
         self._deferred: Action | None = None  # what came behind a run of retrievals
-        self._tls: TlsLayer | None = None
         self._job: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[None] | None = None
-        self._reading = True
+        self._pumping = False  # it is scheduled
         self._half_closed = self._closing = self._lost = False
-        self._received = self._written = 0
 
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(WRITE_BUFFER)
+        self._channel = Channel(cast(asyncio.Transport, transport))
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else "local"
         self.network, self.local = network(self.address), is_loopback(self.address)
@@ -106,18 +96,25 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
-            return  # see end()
-        self._received += len(data)
-        if self._tls is not None:
-            data = self._decrypt(self._tls, data)
-        self._session.receive(data)
-        if self._session.pending > MAX_PENDING and self._reading:
-            self._reading = False
-            self._transport.pause_reading()
+            return  # see Channel.finish
+        handshaking = self._channel.handshaking
+        try:
+            self._session.receive(self._channel.receive(data))
+        except ssl.SSLError as error:
+            event(logger, "refused", self.id, address=self.address, reason=f"TLS: {error.reason or error}")
+            self.end("TLS failed")
+            return
+        if handshaking and not self._channel.handshaking:
+            self._session.tls_started()
+        self._half_closed = self._half_closed or self._channel.ended
+        if self._session.pending > MAX_PENDING or (self._paused is not None and self._channel.under_tls):
+            self._channel.pause_reading()  # TLS may answer by itself, and what it says must not pile up
         self._pump()
 
     def eof_received(self) -> bool:
         self._half_closed = True
+        if self._channel.handshaking:
+            self.end("hung up")
         self._pump()
         return not self._closing  # what was asked for is still answered
 
@@ -141,34 +138,21 @@ class Connection(asyncio.Protocol):
     # What the server calls
 
     def end(self, reason: str, reply: bytes = b"") -> None:
-        """Send the last words and close.
-
-        What the client still sends is discarded until it hangs up, for LINGER seconds at most: octets that nobody
-        reads would make the kernel send a reset, which overtakes the words.
-        """
+        """Send the last words and close, once."""
         if self._closing:
             return
         self._write([reply])
-        if self._tls is not None:
-            self._transport.write(self._tls.close())
         self._closing = True
         self._reason = reason
+        self._channel.finish(bool(self._channel.received) and not self._half_closed and not reason.startswith("quit"))
         self._timer.cancel()
         self._timer = self._loop.call_later(LINGER, self._on_timer)
-        if reason.startswith("quit") or not self._received or self._half_closed:
-            self._transport.close()
-            return
-        try:
-            self._transport.write_eof()
-            self._transport.resume_reading()
-        except OSError:  # the client was faster
-            self._transport.abort()
 
     def abort(self, reason: str) -> None:
         """Close without another word."""
         self._closing = True
         self._reason = self._reason or reason
-        self._transport.abort()
+        self._channel.abort()
 
     def drain(self) -> None:
         """Send strangers away; who is logged in may go on for now."""
@@ -189,6 +173,7 @@ class Connection(asyncio.Protocol):
 
     def _pump(self) -> None:
         """Carry out what the session asks for until it waits, the client is slow, or it is the others' turn."""
+        self._pumping = False
         out: list[bytes] = []
         size = 0
         for _ in range(TURN):
@@ -212,15 +197,15 @@ class Connection(asyncio.Protocol):
             if not isinstance(action, bytes):
                 self._perform(action)
         else:
-            self._loop.call_soon(self._pump)
+            if not self._pumping:
+                self._pumping = True
+                self._loop.call_soon(self._pump)
         self._write(out)
-        if not self._reading and not self._closing and self._session.pending < MAX_PENDING // 2:
-            self._reading = True
-            self._transport.resume_reading()
+        if self._session.pending < MAX_PENDING // 2 and self._paused is None and not self._closing:
+            self._channel.resume_reading()
 
     def _waits(self) -> bool:
-        handshake = self._tls is not None and not self._tls.established
-        return self._job is not None or self._paused is not None or self._closing or handshake
+        return self._job is not None or self._paused is not None or self._closing or self._channel.handshaking
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -236,35 +221,14 @@ class Connection(asyncio.Protocol):
                 self.end(action.reason)
 
     def _write(self, out: list[bytes]) -> None:
-        if not self._lost and (data := b"".join(out)):
+        if data := b"".join(out):
             self._deadlines.active(self._loop.time())
-            if self._tls is not None:
-                data = self._tls.send(data)
-            self._written += len(data)
-            self._transport.write(data)
+            self._channel.write(data)
 
     def _begin_tls(self) -> None:
-        """From here on nothing that comes is taken for clear text, and nothing is sent as such."""
         context = self._host.tls
         assert context is not None
-        self._tls = TlsLayer(context)
-
-    def _decrypt(self, tls: TlsLayer, records: bytes) -> bytes:
-        established = tls.established
-        try:
-            octets = tls.receive(records)
-        except ssl.SSLError as error:
-            event(logger, "refused", self.id, address=self.address, reason=f"TLS: {error.reason or error}")
-            self._transport.write(tls.flush())
-            self._tls = None
-            self.end("TLS failed")
-            return b""
-        if records := tls.flush():
-            self._transport.write(records)
-        if tls.established and not established:
-            self._session.tls_started()
-        self._half_closed = self._half_closed or tls.closed
-        return octets
+        self._channel.begin_tls(context)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what takes time; meanwhile the session waits."""
@@ -342,8 +306,10 @@ class Connection(asyncio.Protocol):
             self._paused = None
 
     def _on_timer(self) -> None:
+        if self._lost:
+            return
         self._timer.cancel()
-        unsent = self._unsent()
+        unsent = self._channel.unsent()
         if self._closing and not unsent:
             self.abort("")
             return
@@ -351,25 +317,13 @@ class Connection(asyncio.Protocol):
             self._loop.time(),
             logged_in=self._session.logged_in,
             busy=self._job is not None,
-            written=self._written,
+            written=self._channel.written,
             unsent=unsent,
         )
         if reason:
             self.abort(reason)  # RFC 1939 §3: without a reply, without removing messages
         else:
             self._timer = self._loop.call_at(again, self._on_timer)
-
-    def _unsent(self) -> int:
-        """How many octets the client has not acknowledged, here and in the kernel.
-
-        The kernel makes room for more only when a third of its buffer is free: for a slow client on a large buffer
-        that is no measure of progress.
-        """
-        unsent = self._transport.get_write_buffer_size()
-        if (one := self._transport.get_extra_info("socket")) is not None and one.fileno() >= 0:
-            with suppress(OSError):
-                unsent += _INT.unpack(fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
-        return unsent
 
     def _release(self) -> None:
         """Let go of the maildrop, then of everything."""
@@ -390,8 +344,8 @@ class Connection(asyncio.Protocol):
             top=statistics.tops,
             dele=f"{statistics.deleted}/{statistics.messages}",
             size=statistics.octets,
-            received=self._received,
-            sent=self._written,
+            received=self._channel.received,
+            sent=self._channel.written,
             seconds=f"{self._loop.time() - self._made:.3f}",
         )
         self._host.leave(self)

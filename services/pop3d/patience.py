@@ -38,6 +38,8 @@ class Deadlines:
         if not (unsent and self._unsent and written - unsent == self._sent):  # since the last check it moved, or began
             self._progress = now
         self._sent, self._unsent = written - unsent, unsent
+        if unsent:
+            self._active = max(self._active, self._progress)  # nobody is idle who still receives
         due, reason = now + patience.idle, ""
         if not logged_in:
             due, reason = self._made + patience.login, "not logged in in time"

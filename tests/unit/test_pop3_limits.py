@@ -101,6 +101,7 @@ def test_a_slow_client_may_go_on_as_long_as_it_takes_something() -> None:
         assert again <= now + 30
         now, unsent = now + 110, unsent - 1
     assert now > 100_000
+    assert check(deadlines, now, written=1000) == ("", now + 600 - 110)  # idle from the last that was seen to move
 
 
 def test_a_client_that_takes_nothing_for_two_minutes_must_go() -> None:
