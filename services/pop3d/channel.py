@@ -1,0 +1,117 @@
+"""The octets of one connection: in the clear or under TLS, on their way in, on their way out, and the end of both."""
+
+import asyncio
+import fcntl
+import ssl
+import struct
+import termios
+from contextlib import suppress
+
+from services.pop3d.tls import TlsLayer
+
+WRITE_BUFFER = 262_144  # octets that wait to be sent; then nothing more is made until they are fewer
+
+_INT = struct.Struct("i")
+
+
+class Channel:
+    """A transport with TLS upon it, once that is wanted. ``received`` and ``written`` count octets as on the wire."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(WRITE_BUFFER)
+        self._tls: TlsLayer | None = None
+        self._reading = True
+        self.received = self.written = 0
+
+    def begin_tls(self, context: ssl.SSLContext) -> None:
+        """From here on nothing that comes is taken for clear text, and nothing is sent as such."""
+        self._tls = TlsLayer(context)
+
+    @property
+    def under_tls(self) -> bool:
+        """Whether TLS has begun."""
+        return self._tls is not None
+
+    @property
+    def handshaking(self) -> bool:
+        """Whether TLS has begun but nothing can be sent under it yet."""
+        return self._tls is not None and not self._tls.established
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client has said, in TLS, that nothing more will follow."""
+        return self._tls is not None and self._tls.closed
+
+    def receive(self, data: bytes) -> bytes:
+        """Return what the client said. Raises ssl.SSLError, with the alert sent, when it is no TLS but should be."""
+        self.received += len(data)
+        if self._tls is None:
+            return data
+        try:
+            return self._tls.receive(data)
+        except ssl.SSLError:
+            alert = self._tls.flush()
+            self._tls = None  # nothing but the alert can be sent
+            self.write(alert)
+            raise
+        finally:
+            if self._tls is not None:
+                self._send(self._tls.flush())
+
+    def write(self, octets: bytes) -> None:
+        """Send octets to the client; after the connection's end they go nowhere."""
+        if octets:
+            self._send(octets if self._tls is None else self._tls.send(octets))
+
+    def pause_reading(self) -> None:
+        """Take no more of what the client sends for now."""
+        if self._reading and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take it again."""
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    def unsent(self) -> int:
+        """Return how many octets the client has not acknowledged, here and in the kernel.
+
+        The kernel makes room for more only when a third of its buffer is free: for a slow client and a large buffer
+        that is no measure of progress.
+        """
+        unsent = self._transport.get_write_buffer_size()
+        connected = self._transport.get_extra_info("socket")
+        if connected is not None and connected.fileno() >= 0:
+            with suppress(OSError):
+                unsent += _INT.unpack(fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+        return unsent
+
+    def finish(self, linger: bool) -> None:
+        """Close once everything is sent.
+
+        With ``linger`` only the way out is closed, and the owner discards what still comes until the client hangs up
+        or it is time to abort: octets that nobody reads would make the kernel send a reset, which overtakes the last
+        words.
+        """
+        if self._tls is not None and self._tls.established:
+            self._send(self._tls.close())
+        if not linger:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client was faster
+                self._transport.abort()
+            self.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def _send(self, data: bytes) -> None:
+        if data and not self._transport.is_closing():
+            self.written += len(data)
+            self._transport.write(data)
