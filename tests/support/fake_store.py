@@ -187,7 +187,7 @@ def honest_message(number: int) -> bytes:
 
 
 class ListMaildrop:
-    """A maildrop in memory with the promises of Mbox, one crash apart: ``journal`` is what a crash leaves."""
+    """A maildrop in memory; ``failure`` is raised instead of the next delivery."""
 
     def __init__(self) -> None:
         self.messages: list[Delivery] = []

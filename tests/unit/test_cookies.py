@@ -1,6 +1,7 @@
 """The cookie jar: what it keeps, and that losing it at any time does no harm."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,12 +16,12 @@ SEEN = Seen(7, "digest", 5000.5)
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "cookies.json"
 
 
 @pytest.fixture
-def jar(path):
+def jar(path: Path) -> CookieJar:
     jar = CookieJar(path)
     jar.put(STORE, ID, KEY)
     jar.saw(STORE, SEEN)
@@ -28,34 +29,34 @@ def jar(path):
     return jar
 
 
-def reread(path):
+def reread(path: Path) -> CookieJar:
     jar = CookieJar(path)
     jar.refresh()
     return jar
 
 
-def test_cookies_survive_the_process(jar, path):
+def test_cookies_survive_the_process(jar: CookieJar, path: Path) -> None:
     assert reread(path).get(STORE) == Cookie(ID, KEY, SEEN)
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_a_new_cookie_keeps_what_was_seen_at_the_store(jar):
+def test_a_new_cookie_keeps_what_was_seen_at_the_store(jar: CookieJar) -> None:
     jar.put(STORE, bytes(16), bytes(32))
     assert jar.get(STORE) == Cookie(bytes(16), bytes(32), SEEN)
 
 
-def test_nothing_is_seen_without_a_cookie(jar):
+def test_nothing_is_seen_without_a_cookie(jar: CookieJar) -> None:
     jar.saw(OTHER, SEEN)
     assert jar.get(OTHER) is None
 
 
-def test_a_jar_that_is_in_use_notices_that_its_file_is_deleted(jar, path):
+def test_a_jar_that_is_in_use_notices_that_its_file_is_deleted(jar: CookieJar, path: Path) -> None:
     path.unlink()
     jar.refresh()
     assert jar.get(STORE) is None
 
 
-def test_a_jar_that_is_in_use_notices_a_flush_and_keeps_what_came_since(jar, path):
+def test_a_jar_that_is_in_use_notices_a_flush_and_keeps_what_came_since(jar: CookieJar, path: Path) -> None:
     jar.put(OTHER, ID, KEY)
     assert flush(path) == 1
     jar.save()
@@ -64,11 +65,11 @@ def test_a_jar_that_is_in_use_notices_a_flush_and_keeps_what_came_since(jar, pat
     assert reread(path).get(STORE) is None
 
 
-def test_flushing_what_is_not_there_is_no_error(path):
+def test_flushing_what_is_not_there_is_no_error(path: Path) -> None:
     assert flush(path) == 0
 
 
-def test_saving_without_changes_writes_nothing(jar, path):
+def test_saving_without_changes_writes_nothing(jar: CookieJar, path: Path) -> None:
     before = path.stat().st_mtime_ns, path.stat().st_ino
     jar.save()
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
@@ -88,7 +89,7 @@ def test_saving_without_changes_writes_nothing(jar, path):
         b"[" * 100_000,
     ],
 )
-def test_a_corrupt_file_is_an_empty_jar(path, content):
+def test_a_corrupt_file_is_an_empty_jar(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     jar = reread(path)
     assert jar.get("s") is None
@@ -98,7 +99,9 @@ def test_a_corrupt_file_is_an_empty_jar(path, content):
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=1))
-def test_any_damaged_octet_leaves_a_usable_jar(tmp_path_factory, position, octet):
+def test_any_damaged_octet_leaves_a_usable_jar(
+    tmp_path_factory: pytest.TempPathFactory, position: int, octet: bytes
+) -> None:
     path = tmp_path_factory.mktemp("jar") / "cookies.json"
     jar = CookieJar(path)
     jar.put(STORE, ID, KEY)
@@ -111,7 +114,7 @@ def test_any_damaged_octet_leaves_a_usable_jar(tmp_path_factory, position, octet
     assert found is None or (len(found.id), len(found.key)) == (16, 32)
 
 
-def test_numbers_that_are_none_are_not_believed(path):
+def test_numbers_that_are_none_are_not_believed(path: Path) -> None:
     path.write_bytes(
         json.dumps({"version": 1, "cookies": {STORE: {"id": ID.hex(), "key": KEY.hex(), "seen": 3}}}).encode()
     )
@@ -119,7 +122,7 @@ def test_numbers_that_are_none_are_not_believed(path):
 
 
 @pytest.mark.parametrize("local", ["bob", "b/o/b", "a.b", "bøb", "%2e", "b?b"])
-def test_an_accounts_directory_is_one_plain_name_of_its_own(tmp_path, local):
+def test_an_accounts_directory_is_one_plain_name_of_its_own(tmp_path: Path, local: str) -> None:
     directory = account_directory(tmp_path, Address(local, "beta.example"))
     assert directory.parent == tmp_path
     assert directory != account_directory(tmp_path, Address(local + "x", "beta.example"))

@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -14,17 +16,20 @@ COOKIE = Cookie(bytes(range(16)), bytes(range(32)))
 PATIENCE = 0.05
 
 
+Answerer = Callable[[Check], list[bytes]]
+
+
 class Notifier(asyncio.DatagramProtocol):
     """Answers every check with the datagrams that ``answer`` makes of it."""
 
-    def __init__(self, answer):
+    def __init__(self, answer: Answerer) -> None:
         self.answer = answer
-        self.checks = []
+        self.checks: list[Check] = []
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
-    def datagram_received(self, data, addr):
+    def datagram_received(self, data: bytes, addr: Any) -> None:
         check = Check.from_wire(data)
         assert check.authentic(COOKIE.key)
         assert check.cookie == COOKIE.id
@@ -34,7 +39,9 @@ class Notifier(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def network(answer, patience=PATIENCE):
+async def network(
+    answer: Answerer, patience: float = PATIENCE
+) -> AsyncIterator[tuple[Notifier, tuple[str, int], Checks]]:
     """A notifier's protocol and place, and checks that ask."""
     loop = asyncio.get_running_loop()
     transport, notifier = await loop.create_datagram_endpoint(lambda: Notifier(answer), local_addr=("127.0.0.1", 0))
@@ -49,16 +56,16 @@ async def network(answer, patience=PATIENCE):
         await asyncio.sleep(0)
 
 
-def honest(check):
+def honest(check: Check) -> list[bytes]:
     return [waiting_to_wire(check.nonce, 3, 17, COOKIE.key)]
 
 
-def silent(check):
+def silent(check: Check) -> list[bytes]:
     return []
 
 
-def test_an_answer():
-    async def run():
+def test_an_answer() -> None:
+    async def run() -> None:
         async with network(honest, 5.0) as (notifier, place, checks):
             assert await checks.ask(place, COOKIE) == Waiting(3, 17)
             assert len(notifier.checks) == 1
@@ -66,16 +73,16 @@ def test_an_answer():
     asyncio.run(run())
 
 
-def test_an_unknown_cookie():
-    async def run():
+def test_an_unknown_cookie() -> None:
+    async def run() -> None:
         async with network(lambda check: [unknown_to_wire(check.nonce)], 5.0) as (_, place, checks):
             assert await checks.ask(place, COOKIE) == Unknown()
 
     asyncio.run(run())
 
 
-def test_silence_is_asked_once_more_with_another_nonce():
-    async def run():
+def test_silence_is_asked_once_more_with_another_nonce() -> None:
+    async def run() -> None:
         async with network(silent) as (notifier, place, checks):
             assert await checks.ask(place, COOKIE) is None
             assert len({check.nonce for check in notifier.checks}) == 2
@@ -83,11 +90,11 @@ def test_silence_is_asked_once_more_with_another_nonce():
     asyncio.run(run())
 
 
-def test_the_answer_to_the_first_may_come_after_the_second_was_sent():
-    async def run():
+def test_the_answer_to_the_first_may_come_after_the_second_was_sent() -> None:
+    async def run() -> None:
         first = []
 
-        def late(check):
+        def late(check: Check) -> list[bytes]:
             first.append(check)
             return honest(first[0]) if len(first) == 2 else []
 
@@ -109,8 +116,8 @@ def test_the_answer_to_the_first_may_come_after_the_second_was_sent():
         lambda check: [unknown_to_wire(check.nonce) + bytes(44)],
     ],
 )
-def test_what_is_not_authentic_is_like_silence(answer):
-    async def run():
+def test_what_is_not_authentic_is_like_silence(answer: Answerer) -> None:
+    async def run() -> None:
         async with network(answer) as (_, place, checks):
             assert await checks.ask(place, COOKIE) is None
             assert checks.dropped >= 2
@@ -118,9 +125,9 @@ def test_what_is_not_authentic_is_like_silence(answer):
     asyncio.run(run())
 
 
-def test_a_forgery_does_not_keep_the_true_answer_out():
-    async def run():
-        def both(check):
+def test_a_forgery_does_not_keep_the_true_answer_out() -> None:
+    async def run() -> None:
+        def both(check: Check) -> list[bytes]:
             return [waiting_to_wire(check.nonce, 0, 0, bytes(32)), *honest(check), *honest(check)]
 
         async with network(both, 5.0) as (_, place, checks):
@@ -129,14 +136,14 @@ def test_a_forgery_does_not_keep_the_true_answer_out():
     asyncio.run(run())
 
 
-def test_an_authentic_answer_from_elsewhere_does_not_count():
-    async def run():
+def test_an_authentic_answer_from_elsewhere_does_not_count() -> None:
+    async def run() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind(("127.0.0.1", 0))
             asked = []
 
             class Relay(Notifier):
-                def datagram_received(self, data, addr):
+                def datagram_received(self, data: bytes, addr: Any) -> None:
                     asked.append(addr)
                     check = Check.from_wire(data)
                     other.sendto(waiting_to_wire(check.nonce, 0, 0, COOKIE.key), ("127.0.0.1", addr[1]))
@@ -154,8 +161,8 @@ def test_an_authentic_answer_from_elsewhere_does_not_count():
     asyncio.run(run())
 
 
-def test_nobody_there_and_nowhere_to_send():
-    async def run():
+def test_nobody_there_and_nowhere_to_send() -> None:
+    async def run() -> None:
         async with network(silent) as (_, place, checks):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -167,8 +174,8 @@ def test_nobody_there_and_nowhere_to_send():
     asyncio.run(run())
 
 
-def test_over_ipv6_too():
-    async def run():
+def test_over_ipv6_too() -> None:
+    async def run() -> None:
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_datagram_endpoint(lambda: Notifier(honest), local_addr=("::1", 0))
@@ -185,8 +192,8 @@ def test_over_ipv6_too():
     asyncio.run(run())
 
 
-def test_five_hundred_questions_at_once_take_one_wait():
-    async def run():
+def test_five_hundred_questions_at_once_take_one_wait() -> None:
+    async def run() -> None:
         async with network(honest, 5.0) as (notifier, place, checks):
             answers = await asyncio.gather(*(checks.ask(place, COOKIE) for _ in range(500)))
             assert answers == [Waiting(3, 17)] * 500

@@ -27,22 +27,22 @@ TRACE = (
 )
 
 
-def test_two_fields_stand_in_front_and_nothing_else_changes():
+def test_two_fields_stand_in_front_and_nothing_else_changes() -> None:
     message = b"From: alice@alpha.example\r\nX-Odd:  \t kept \r\n\r\nbody\r\n\r\nlast line without end"
     assert delivered_form(message, RECEIPT) == TRACE + message
 
 
-def test_a_message_without_a_body_or_header_gets_them_too():
+def test_a_message_without_a_body_or_header_gets_them_too() -> None:
     assert delivered_form(b"", RECEIPT) == TRACE
     assert delivered_form(b"\r\nbody", RECEIPT) == TRACE + b"\r\nbody"
 
 
-def test_addresses_beyond_ascii_stand_in_utf8():
+def test_addresses_beyond_ascii_stand_in_utf8() -> None:
     receipt = Receipt("h.example", Address("bøb", "beta.example"), bytes(16), RECEIPT.sender, "A1" * 20, RECEIPT.at)
     assert "for <bøb@beta.example>;".encode() in trace_fields(receipt)
 
 
-def test_the_longest_names_fit_into_a_line():
+def test_the_longest_names_fit_into_a_line() -> None:
     domain = ".".join(["d" * 61] * 4)[:246]
     address = Address("l" * 64, domain[: 254 - 65])
     receipt = Receipt(domain, address, bytes(16), address, "F" * 64, RECEIPT.at)
@@ -65,7 +65,7 @@ def test_the_longest_names_fit_into_a_line():
         b"Authentication-Results: beta.example\r\n",
     ],
 )
-def test_results_that_claim_to_be_our_own_are_removed(field):
+def test_results_that_claim_to_be_our_own_are_removed(field: bytes) -> None:
     rest = b"From: alice@alpha.example\r\n", b"Subject: x\r\n\r\nAuthentication-Results: beta.example; in=body\r\n"
     assert without_forged(rest[0] + field + rest[1], "beta.example") == b"".join(rest)
 
@@ -84,17 +84,17 @@ def test_results_that_claim_to_be_our_own_are_removed(field):
         b"Subject: x\r\n\tAuthentication-Results: beta.example; folded\r\n",
     ],
 )
-def test_results_of_others_stay(field):
+def test_results_of_others_stay(field: bytes) -> None:
     message = b"From: a@b.example\r\n" + field + b"\r\nbody"
     assert without_forged(message, "beta.example") is message
 
 
-def test_several_forged_fields_go():
+def test_several_forged_fields_go() -> None:
     forged = b"Authentication-Results: beta.example; x=pass\r\n"
     assert without_forged(forged + b"A: b\r\n" + forged + forged + b"\r\nbody", "beta.example") == b"A: b\r\n\r\nbody"
 
 
-def test_a_header_ends_at_the_first_empty_line_whatever_its_line_ends():
+def test_a_header_ends_at_the_first_empty_line_whatever_its_line_ends() -> None:
     assert section_end(b"A: b\r\nC: d\r\n\r\nE: f\r\n") == 12
     assert section_end(b"A: b\nC: d\n\nE: f\n") == 10
     assert section_end(b"A: b\nC: d\n\r\nE: f\n") == 10
@@ -102,7 +102,7 @@ def test_a_header_ends_at_the_first_empty_line_whatever_its_line_ends():
     assert section_end(b"\r\nA: b\r\n") == section_end(b"\nA: b\n") == 0
 
 
-def test_only_a_carriage_return_in_the_header_that_ends_no_line_is_noticed():
+def test_only_a_carriage_return_in_the_header_that_ends_no_line_is_noticed() -> None:
     assert has_bare_cr(b"A: b\rFrom: c\r\n\r\nbody")
     assert has_bare_cr(b"A: b\r\r\nB: c\r\n\r\nbody")
     assert not has_bare_cr(b"A: b\r\n\r\nbo\rdy")
@@ -129,7 +129,7 @@ messages = st.lists(lines | st.binary(max_size=3), max_size=30).map(b"".join)
 
 
 @given(messages)
-def test_any_octets_have_fields_in_order_and_removal_removes_whole_fields(message):
+def test_any_octets_have_fields_in_order_and_removal_removes_whole_fields(message: bytes) -> None:
     end = section_end(message)
     position = 0
     for start, stop, _ in fields(message, b"Authentication-Results"):

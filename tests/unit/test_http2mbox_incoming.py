@@ -1,5 +1,8 @@
 """A batch on its way in: whatever the store answers, only what is whole and was asked for counts."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import pytest
 
 from services.http2mbox import incoming
@@ -12,19 +15,22 @@ from tests.support.fake_store import ALICE, ALICE_KEY, FakeStore
 ONE, TWO, THREE = (bytes([number] * 16) for number in (1, 2, 3))
 
 
-def listed(post_id, size):
+def listed(post_id: bytes, size: int) -> Listed:
     return Listed(post_id, post_id[0], ALICE_KEY, ALICE, size, 0)
+
+
+Event = Frame | bytes | Exception
 
 
 class Scripted:
     """Answers with the events that a test wrote, one list for each request; an exception in it is raised."""
 
-    def __init__(self, *answers):
+    def __init__(self, *answers: list[Event]) -> None:
         self.answers = list(answers)
         self.asked = []
         self.closed = 0
 
-    def fetch(self, posts):
+    def fetch(self, posts: Sequence[tuple[bytes, int]]) -> Iterator[Frame | bytes]:
         self.asked.append(list(posts))
         try:
             for event in self.answers.pop(0):
@@ -36,7 +42,7 @@ class Scripted:
 
 
 @pytest.fixture
-def box(tmp_path):
+def box(tmp_path: Path) -> Iterator[Incoming]:
     with Incoming(tmp_path, lambda: False) as box:
         yield box
 
@@ -44,21 +50,21 @@ def box(tmp_path):
 BROKEN = TemporaryError("4.4.2", "the store's answer broke off")
 
 
-def test_whole_posts_come_in(box):
+def test_whole_posts_come_in(box: Incoming) -> None:
     client = Scripted([Frame(ONE, CONTENT, 0, 5), b"he", b"llo", Frame(TWO, CONTENT, 0, 0), END])
     box.fetch(client, [listed(ONE, 5), listed(TWO, 0)])
     assert [box.content(post) for post in box.complete] == [b"hello", b""]
     assert box.gone == []
 
 
-def test_withdrawn_and_absent_posts_are_gone_and_the_others_come(box):
+def test_withdrawn_and_absent_posts_are_gone_and_the_others_come(box: Incoming) -> None:
     client = Scripted([Frame(ONE, ABSENT), Frame(TWO, CONTENT, 0, 2), b"ok", Frame(THREE, WITHDRAWN), END])
     box.fetch(client, [listed(ONE, 5), listed(TWO, 2), listed(THREE, 2)])
     assert [post.id for post in box.gone] == [ONE, THREE]
     assert [post.id for post in box.complete] == [TWO]
 
 
-def test_an_answer_that_breaks_off_is_resumed_where_it_did(box):
+def test_an_answer_that_breaks_off_is_resumed_where_it_did(box: Incoming) -> None:
     client = Scripted(
         [Frame(ONE, CONTENT, 0, 3), b"one", Frame(TWO, CONTENT, 0, 6), b"fir", BROKEN],
         [Frame(TWO, CONTENT, 3, 3), b"s", BROKEN],
@@ -69,14 +75,14 @@ def test_an_answer_that_breaks_off_is_resumed_where_it_did(box):
     assert [box.content(post) for post in box.complete] == [b"one", b"first!", b"3"]
 
 
-def test_what_came_whole_counts_when_the_rest_does_not_come(box):
+def test_what_came_whole_counts_when_the_rest_does_not_come(box: Incoming) -> None:
     client = Scripted([Frame(ONE, CONTENT, 0, 3), b"one", BROKEN], [BROKEN])
     with pytest.raises(TemporaryError):
         box.fetch(client, [listed(ONE, 3), listed(TWO, 6)])
     assert [box.content(post) for post in box.complete] == [b"one"]
 
 
-def test_a_store_that_gives_a_single_octet_each_time_is_given_up(box):
+def test_a_store_that_gives_a_single_octet_each_time_is_given_up(box: Incoming) -> None:
     size = incoming.MAX_TRIES * 2
     answers = [[Frame(ONE, CONTENT, at, size - at), b"x", BROKEN] for at in range(size)]
     client = Scripted(*answers)
@@ -101,7 +107,7 @@ def test_a_store_that_gives_a_single_octet_each_time_is_given_up(box):
         [b"one"],
     ],
 )
-def test_an_answer_about_something_else_is_refused_and_not_asked_for_again(box, answer):
+def test_an_answer_about_something_else_is_refused_and_not_asked_for_again(box: Incoming, answer: list[Event]) -> None:
     client = Scripted(answer)
     with pytest.raises(TemporaryError):
         box.fetch(client, [listed(ONE, 3)])
@@ -110,21 +116,21 @@ def test_an_answer_about_something_else_is_refused_and_not_asked_for_again(box, 
 
 
 @pytest.mark.parametrize("extra", [[Frame(TWO, CONTENT, 0, 1), b"x", END], [END, END]])
-def test_more_than_was_asked_for_is_refused_but_what_was_asked_for_counts(box, extra):
+def test_more_than_was_asked_for_is_refused_but_what_was_asked_for_counts(box: Incoming, extra: list[Frame]) -> None:
     client = Scripted([Frame(ONE, CONTENT, 0, 3), b"one", *extra])
     with pytest.raises(TemporaryError):
         box.fetch(client, [listed(ONE, 3)])
     assert [box.content(post) for post in box.complete] == [b"one"]
 
 
-def test_it_stops_between_two_pieces(tmp_path):
+def test_it_stops_between_two_pieces(tmp_path: Path) -> None:
     client = Scripted([Frame(ONE, CONTENT, 0, 3), b"one", END])
     with Incoming(tmp_path, lambda: True) as box, pytest.raises(Stopped):
         box.fetch(client, [listed(ONE, 3)])
     assert client.closed == 1
 
 
-def test_a_large_batch_is_on_disk_without_a_name(tmp_path):
+def test_a_large_batch_is_on_disk_without_a_name(tmp_path: Path) -> None:
     store = FakeStore()
     post = store.put(ONE, b"x" * (2 * incoming.MEMORY_SIZE))
     with Incoming(tmp_path, lambda: False) as box:

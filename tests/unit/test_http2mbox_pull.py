@@ -1,23 +1,27 @@
 """One pass over a store: what is delivered, held, acknowledged and left, whatever the store and the disk do."""
 
 import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.http2mbox import held, pull
 from services.http2mbox.incoming import Stopped
-from services.http2mbox.pull import Limits, Pull
+from services.http2mbox.pull import Client, Limits, Pull, Tally
 from services.http2mbox.state import AccountTrouble, Standing, delivery_name
 from services.http2mbox.workers import MemoryGate
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
+from stubmail.frames import Frame
 from stubmail.mbox import Mbox, MboxError
-from stubmail.store_answers import Other, StoreRefused
+from stubmail.openpgp import Certificate
+from stubmail.store_answers import Listing, Other, StoreRefused
 from tests.support.fake_store import (
     ALICE,
     ALICE_KEY,
-    BOB,
     STRANGER_KEY,
     FakeStore,
     ListMaildrop,
@@ -34,12 +38,14 @@ HOST = "post.alpha.example"
 class Setup:
     """Bob's account with a maildrop in memory, and alice's store."""
 
-    def __init__(self, directory, *certificates):
+    def __init__(self, directory: Path, *certificates: Certificate) -> None:
         self.maildrop = ListMaildrop()
         self.account = make_account(directory, self.maildrop, *certificates)
         self.store = FakeStore()
 
-    def pull(self, *, stopping=lambda: False, client=None, **limits):
+    def pull(
+        self, *, stopping: Callable[[], bool] = lambda: False, client: Client | None = None, **limits: Any
+    ) -> Tally:
         one = Pull(
             self.account,
             self.account.contacts(),
@@ -54,25 +60,25 @@ class Setup:
         self.last = one.tally
         return one.run()
 
-    def texts(self):
+    def texts(self) -> list[bytes]:
         return [message.content.partition(b"\r\n\r\n")[2] for message in self.maildrop.messages]
 
-    def standing(self):
+    def standing(self) -> Standing:
         return self.account.state.standing()
 
 
 @pytest.fixture
-def bob(tmp_path):
+def bob(tmp_path: Path) -> Iterator[Setup]:
     bob = Setup(tmp_path)
     yield bob
     bob.account.close()
 
 
-def text(number):
+def text(number: int) -> bytes:
     return honest_message(number).partition(b"\r\n\r\n")[2]
 
 
-def test_what_waits_is_delivered_in_its_form_and_acknowledged(bob):
+def test_what_waits_is_delivered_in_its_form_and_acknowledged(bob: Setup) -> None:
     ids = [bob.store.put_message(number).id for number in range(3)]
     tally = bob.pull()
     assert (tally.delivered, tally.complete, tally.serial) == (3, True, 3)
@@ -86,13 +92,13 @@ def test_what_waits_is_delivered_in_its_form_and_acknowledged(bob):
     assert f"x-stub.fingerprint={ALICE_KEY}\r\nFrom: Alice".encode() in first.content
 
 
-def test_nothing_waits(bob):
+def test_nothing_waits(bob: Setup) -> None:
     tally = bob.pull()
     assert (tally.delivered, tally.complete, tally.serial) == (0, True, 0)
     assert bob.store.calls == ["list"]
 
 
-def test_many_posts_come_in_pages_and_batches(bob):
+def test_many_posts_come_in_pages_and_batches(bob: Setup) -> None:
     bob.store.page = 150
     for number in range(400):
         bob.store.put_message(number)
@@ -101,7 +107,7 @@ def test_many_posts_come_in_pages_and_batches(bob):
     assert bob.store.posts == {}
 
 
-def test_a_batch_is_committed_before_it_fills_the_memory(bob, monkeypatch):
+def test_a_batch_is_committed_before_it_fills_the_memory(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "COMMIT_OCTETS", 5000)
     for number in range(4):
         bob.store.put_message(number, honest_message(number) + b"x" * 3000 + b"\r\n")
@@ -109,14 +115,16 @@ def test_a_batch_is_committed_before_it_fills_the_memory(bob, monkeypatch):
     assert bob.store.calls == ["list", "fetch", "ack", "ack"]
 
 
-def test_batches_are_bounded_in_octets_and_a_larger_post_goes_alone(bob, monkeypatch):
+def test_batches_are_bounded_in_octets_and_a_larger_post_goes_alone(
+    bob: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pull, "BATCH_OCTETS", 1000)
     sizes = [100, 100, 5000, 100, 900]
     posts = [bob.store.put(bytes([at] * 16), b"x" * size) for at, size in enumerate(sizes)]
     assert [[post.size for post in batch] for batch in pull._batches(posts)] == [[100, 100], [5000], [100, 900]]
 
 
-def test_a_post_listed_again_after_its_delivery_is_only_acknowledged(bob):
+def test_a_post_listed_again_after_its_delivery_is_only_acknowledged(bob: Setup) -> None:
     listed = bob.store.put_message(1)
     content = bob.store.posts[listed.id]
     bob.pull()
@@ -129,7 +137,7 @@ def test_a_post_listed_again_after_its_delivery_is_only_acknowledged(bob):
 
 
 @pytest.mark.parametrize("lost", [1, -1], ids=["answer", "request"])
-def test_a_lost_acknowledgement_is_repeated_and_duplicates_nothing(bob, lost):
+def test_a_lost_acknowledgement_is_repeated_and_duplicates_nothing(bob: Setup, lost: int) -> None:
     bob.store.put_message(1)
     bob.store.lose_acks = lost
     with pytest.raises(TemporaryError):
@@ -140,7 +148,7 @@ def test_a_lost_acknowledgement_is_repeated_and_duplicates_nothing(bob, lost):
     assert bob.store.posts == {}
 
 
-def test_keep_leaves_the_posts_and_delivers_them_once(bob):
+def test_keep_leaves_the_posts_and_delivers_them_once(bob: Setup) -> None:
     bob.store.put_message(1)
     assert bob.pull(keep=True).delivered == 1
     assert bob.pull(keep=True).delivered == 0
@@ -148,7 +156,7 @@ def test_keep_leaves_the_posts_and_delivers_them_once(bob):
     assert "ack" not in bob.store.calls
 
 
-def test_a_dry_run_lists_and_does_nothing_else(bob):
+def test_a_dry_run_lists_and_does_nothing_else(bob: Setup) -> None:
     bob.store.put_message(1)
     bob.store.put(bytes(16), b"x" * 200_000)
     bob.store.others = (Other(STRANGER_KEY, ALICE, 2),)
@@ -158,7 +166,7 @@ def test_a_dry_run_lists_and_does_nothing_else(bob):
     assert bob.standing() == Standing(0, 0, 0)
 
 
-def test_a_full_disk_leaves_the_post_at_the_store(bob):
+def test_a_full_disk_leaves_the_post_at_the_store(bob: Setup) -> None:
     bob.store.put_message(1)
     bob.maildrop.failure = MboxError("4.3.1", "the disk is full")
     with pytest.raises(AccountTrouble):
@@ -168,7 +176,7 @@ def test_a_full_disk_leaves_the_post_at_the_store(bob):
     assert bob.pull().delivered == 1
 
 
-def test_when_only_recording_fails_the_post_is_not_acknowledged(bob, monkeypatch):
+def test_when_only_recording_fails_the_post_is_not_acknowledged(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     bob.store.put_message(1)
 
     def full(names, now):
@@ -180,7 +188,7 @@ def test_when_only_recording_fails_the_post_is_not_acknowledged(bob, monkeypatch
     assert "ack" not in bob.store.calls
 
 
-def forged(bob, kind):
+def forged(bob: Setup, kind: str) -> bytes:
     """Let one post wait that breaks a rule."""
     post_id, message = bytes([9] * 16), honest_message(9)
     contents = {
@@ -206,7 +214,9 @@ def forged(bob, kind):
 @pytest.mark.parametrize(
     "kind", ["malformed", "not-for-us", "unsigned", "unknown-signer", "recipient", "from", "too-large", "envelope"]
 )
-def test_what_breaks_a_rule_is_held_once_and_the_rest_is_delivered(bob, kind, caplog):
+def test_what_breaks_a_rule_is_held_once_and_the_rest_is_delivered(
+    bob: Setup, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     bob.store.put_message(1)
     bad = forged(bob, kind)
     bob.store.put_message(2)
@@ -227,7 +237,7 @@ def test_what_breaks_a_rule_is_held_once_and_the_rest_is_delivered(bob, kind, ca
     assert bob.standing().held == 1
 
 
-def test_what_is_held_gets_another_try_when_the_sender_has_renewed_his_key(bob):
+def test_what_is_held_gets_another_try_when_the_sender_has_renewed_his_key(bob: Setup) -> None:
     bad = forged(bob, "from")
     bob.pull()
     bob.store.posts[bad] = bob.store.posts[bad][0], seal_plainly(bad, honest_message(9))
@@ -237,7 +247,7 @@ def test_what_is_held_gets_another_try_when_the_sender_has_renewed_his_key(bob):
     assert bob.standing() == Standing(0, 0, 0)
 
 
-def test_what_is_held_gets_another_try_after_a_day(bob):
+def test_what_is_held_gets_another_try_after_a_day(bob: Setup) -> None:
     bad = forged(bob, "from")
     bob.pull()
     before = bob.account.state.held(DOMAIN)[bad, ALICE_KEY]
@@ -247,7 +257,7 @@ def test_what_is_held_gets_another_try_after_a_day(bob):
     assert "fetch" in bob.store.calls
 
 
-def test_what_the_store_lists_no_more_is_held_no_more(bob):
+def test_what_the_store_lists_no_more_is_held_no_more(bob: Setup) -> None:
     bad = forged(bob, "unsigned")
     bob.pull()
     del bob.store.posts[bad]
@@ -255,7 +265,7 @@ def test_what_the_store_lists_no_more_is_held_no_more(bob):
     assert bob.standing().held == 0
 
 
-def test_a_post_under_the_address_of_another_is_not_fetched(bob, caplog):
+def test_a_post_under_the_address_of_another_is_not_fetched(bob: Setup, caplog: pytest.LogCaptureFixture) -> None:
     listed = bob.store.put_message(1)
     bob.store.relist(listed.id, address=Address("carol", DOMAIN))
     with caplog.at_level(logging.WARNING):
@@ -265,7 +275,9 @@ def test_a_post_under_the_address_of_another_is_not_fetched(bob, caplog):
     assert bob.standing().key_mismatches == 1
 
 
-def test_a_correspondent_with_another_key_is_named_with_both_and_not_fetched(bob, caplog):
+def test_a_correspondent_with_another_key_is_named_with_both_and_not_fetched(
+    bob: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
     bob.store.others = (Other(STRANGER_KEY, ALICE, 2), Other("5F" * 20, Address("eve", DOMAIN), 3))
     with caplog.at_level(logging.WARNING):
         bob.pull()
@@ -278,7 +290,7 @@ def test_a_correspondent_with_another_key_is_named_with_both_and_not_fetched(bob
     assert bob.store.calls == ["list", "list"]
 
 
-def test_an_expired_key_holds_its_mail_at_the_store(tmp_path):
+def test_an_expired_key_holds_its_mail_at_the_store(tmp_path: Path) -> None:
     bob = Setup(tmp_path, certificate(ALICE, ALICE_KEY, b"expired"))
     bob.store.put_message(1)
     assert bob.pull().held == 1
@@ -286,7 +298,7 @@ def test_an_expired_key_holds_its_mail_at_the_store(tmp_path):
     bob.account.close()
 
 
-def test_another_senders_post_of_the_same_id_is_its_own(tmp_path):
+def test_another_senders_post_of_the_same_id_is_its_own(tmp_path: Path) -> None:
     carol, key = Address("carol", DOMAIN), "CA" * 20
     bob = Setup(tmp_path, certificate(ALICE, ALICE_KEY), certificate(carol, key))
     listed = bob.store.put_message(1)
@@ -295,60 +307,50 @@ def test_another_senders_post_of_the_same_id_is_its_own(tmp_path):
     bob.account.close()
 
 
-def test_an_answer_that_breaks_off_is_resumed(bob):
+def test_an_answer_that_breaks_off_is_resumed(bob: Setup) -> None:
     for number in range(5):
         bob.store.put_message(number, honest_message(number) + b"y" * 2000 + b"\r\n")
     bob.store.break_after = 3000
     assert bob.pull().delivered == 5
 
 
-def test_what_came_before_the_answers_stop_is_delivered(bob):
+def test_what_came_before_the_answers_stop_is_delivered(bob: Setup) -> None:
     for number in range(5):
         bob.store.put_message(number)
     bob.store.break_after = bob.store.posts[bytes(16)][0].size + 5
 
-    def give_up(posts, fetch=bob.store.fetch):
-        yield from fetch(posts)
+    class Dying(FakeStore):
+        """Answers one fetch, which breaks off, and is then gone."""
 
-    bob.store.fetch = give_up
-    tries = []
-
-    class Broken:
-        list, ack = bob.store.list, bob.store.ack
-
-        def fetch(self, posts):
-            if tries:
+        def fetch(self, posts: Sequence[tuple[bytes, int]]) -> Iterator[Frame | bytes]:
+            if "fetch" in self.calls:
                 raise TemporaryError("4.4.1", "nobody answers")
-            tries.append(posts)
-            return bob.store.fetch(posts)
+            return super().fetch(posts)
 
+    dying = Dying(**vars(bob.store))
     with pytest.raises(TemporaryError):
-        bob.pull(client=Broken())
+        bob.pull(client=dying)
     assert bob.texts() == [text(0)]
-    assert len(bob.store.acknowledged) == 1
+    assert len(dying.acknowledged) == 1
 
 
-def test_posts_that_are_gone_meanwhile_are_passed_over(bob):
+def test_posts_that_are_gone_meanwhile_are_passed_over(bob: Setup) -> None:
     listed = bob.store.put_message(1)
     bob.store.put_message(2)
-    content = bob.store.posts.pop(listed.id)
-    pages = bob.store.list([ALICE_KEY])
-    bob.store.posts[listed.id] = content
 
-    class Stale:
-        fetch, ack = bob.store.fetch, bob.store.ack
+    class Hasty(FakeStore):
+        """Somebody else with our key acknowledges a post as soon as it is listed."""
 
-        def list(self, senders, after=0, limit=1000):
-            page = bob.store.list(senders, after, limit)
-            bob.store.posts.pop(listed.id, None)
-            return replace(page, posts=tuple(sorted(page.posts, key=lambda post: post.serial)))
+        def list(self, senders: Iterable[str], after: int = 0, limit: int = 1000) -> Listing:
+            page = super().list(senders, after, limit)
+            self.posts.pop(listed.id, None)
+            return page
 
-    assert len(pages.posts) == 1
-    tally = bob.pull(client=Stale())
+    tally = bob.pull(client=Hasty(**vars(bob.store)))
     assert (tally.delivered, tally.gone, tally.complete) == (1, 1, True)
 
 
-def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob, monkeypatch):
+def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "MAX_GONE", 10)
     bob.store.page = 5
     posts = [bob.store.put_message(number) for number in range(30)]
@@ -366,7 +368,9 @@ def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob, monkeypatch
     assert bob.store.calls.count("list") == 3
 
 
-def test_a_sender_that_floods_with_forgeries_is_left_alone_and_delays_nobody(bob, monkeypatch):
+def test_a_sender_that_floods_with_forgeries_is_left_alone_and_delays_nobody(
+    bob: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(held, "MAX_HELD", 10)
     for number in range(30):
         bob.store.put(number.to_bytes(16, "big"), b"garbage")
@@ -383,7 +387,7 @@ def test_a_sender_that_floods_with_forgeries_is_left_alone_and_delays_nobody(bob
     assert "fetch" not in bob.store.calls
 
 
-def test_a_store_that_never_stops_listing_gets_another_turn_later(bob, monkeypatch):
+def test_a_store_that_never_stops_listing_gets_another_turn_later(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "MAX_PAGES", 3)
     bob.store.page = 2
     for number in range(20):
@@ -392,7 +396,7 @@ def test_a_store_that_never_stops_listing_gets_another_turn_later(bob, monkeypat
     assert (tally.delivered, tally.complete) == (6, False)
 
 
-def test_a_hostile_listing_delivers_nothing(bob):
+def test_a_hostile_listing_delivers_nothing(bob: Setup) -> None:
     bob.store.put_message(1)
     bob.store.relist((1).to_bytes(16, "big"), serial=0)
 
@@ -407,7 +411,7 @@ def test_a_hostile_listing_delivers_nothing(bob):
     assert bob.maildrop.messages == []
 
 
-def test_a_refusal_ends_the_pass(bob):
+def test_a_refusal_ends_the_pass(bob: Setup) -> None:
     class Refusing:
         fetch, ack = bob.store.fetch, bob.store.ack
 
@@ -418,7 +422,9 @@ def test_a_refusal_ends_the_pass(bob):
         bob.pull(client=Refusing())
 
 
-def test_very_many_correspondents_of_one_domain_are_asked_for_in_parts(tmp_path, monkeypatch):
+def test_very_many_correspondents_of_one_domain_are_asked_for_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pull, "MAX_SENDERS", 2)
     people = [(Address(f"user{at}", DOMAIN), f"{at:040X}") for at in range(5)]
     bob = Setup(tmp_path, *(certificate(address, key) for address, key in people))
@@ -431,7 +437,7 @@ def test_very_many_correspondents_of_one_domain_are_asked_for_in_parts(tmp_path,
     bob.account.close()
 
 
-def test_it_stops_between_batches(bob, monkeypatch):
+def test_it_stops_between_batches(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "BATCH_POSTS", 2)
     for number in range(6):
         bob.store.put_message(number)
@@ -440,7 +446,7 @@ def test_it_stops_between_batches(bob, monkeypatch):
     assert len(bob.maildrop.messages) == len(bob.store.acknowledged) == 2
 
 
-def test_a_process_that_is_about_to_end_delivers_nothing_more(bob):
+def test_a_process_that_is_about_to_end_delivers_nothing_more(bob: Setup) -> None:
     bob.store.put_message(1)
     contacts_before = bob.account.contacts()
     bob.account.close()
@@ -457,16 +463,16 @@ class PowerFailure(BaseException):
 class Failing:
     """Calls through to an object, and fails at the chosen one of all the moments around its durable steps."""
 
-    def __init__(self, moment):
+    def __init__(self, moment: int) -> None:
         self.left = moment
 
-    def moment(self):
+    def moment(self) -> None:
         self.left -= 1
         if self.left == 0:
             raise PowerFailure
 
-    def around(self, function):
-        def wrapped(*arguments):
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
             self.moment()
             result = function(*arguments)
             self.moment()
@@ -476,7 +482,9 @@ class Failing:
 
 
 @pytest.mark.parametrize("acks_arrive", [True, False])
-def test_wherever_it_ends_every_message_is_there_once(tmp_path, monkeypatch, acks_arrive):
+def test_wherever_it_ends_every_message_is_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acks_arrive: bool
+) -> None:
     monkeypatch.setattr(pull, "BATCH_POSTS", 2)
     moment, died = 0, True
     while died:
@@ -497,7 +505,7 @@ def test_wherever_it_ends_every_message_is_there_once(tmp_path, monkeypatch, ack
     assert moment == 3 * 3 * 2 + 1  # three batches; delivery, record, acknowledgement; before and after
 
 
-def run_once(directory, store, failing):
+def run_once(directory: Path, store: FakeStore, failing: Failing) -> bool:
     """One process: open, recover, pull, end; True when it died on the way."""
     account = make_account(directory)
     died = False
@@ -516,7 +524,7 @@ def run_once(directory, store, failing):
     return died
 
 
-def test_two_accounts_with_one_maildrop_each_learn_of_their_own(tmp_path):
+def test_two_accounts_with_one_maildrop_each_learn_of_their_own(tmp_path: Path) -> None:
     drop = tmp_path / "shared"
     one = make_account(tmp_path / "1", Mbox(drop, owner="one"))
     two = make_account(tmp_path / "2", Mbox(drop, owner="two"))
@@ -526,6 +534,5 @@ def test_two_accounts_with_one_maildrop_each_learn_of_their_own(tmp_path):
         Pull(account, account.contacts(), DOMAIN, HOST, store, Limits(100_000), MemoryGate(10**6)).run()
         account.recover()
     assert len(Mbox(drop).snapshot()) == 2
-    assert str(BOB) == "bob@beta.example"
     one.close()
     two.close()

@@ -4,19 +4,26 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.http2mbox.pull import Limits
+from services.http2mbox.account import Account
+from services.http2mbox.checks import Place
+from services.http2mbox.pull import Client, Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.report import Report
 from services.http2mbox.state import Standing
 from services.http2mbox.workers import MemoryGate, Workers
 from stubmail.address import Address
+from stubmail.cookies import Cookie
 from stubmail.datagram import Unknown, Waiting
 from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import TemporaryError
+from stubmail.openpgp import Certificate
 from tests.support.fake_store import (
     ALICE,
     ALICE_KEY,
@@ -36,14 +43,14 @@ ALPHA = Store("post.alpha.example", 8080, "post_manager")
 class World:
     """DNS, UDP and stores as a test wants them: ``domains`` says what each offers, ``answers`` what UDP says."""
 
-    stores: dict[str, FakeStore] = field(default_factory=dict)  # by host
-    domains: dict[str, StubDomain | Exception | None] = field(default_factory=dict)
-    answers: dict[str, object] = field(default_factory=dict)  # by IP address; an answer, None, or a function
+    stores: dict[str, Any] = field(default_factory=dict)  # by host
+    domains: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)  # by IP address; an answer, None, or a function
     asked: list[str] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     now: float = 1_700_000_000.0
 
-    def add(self, domain, *, udp=True):
+    def add(self, domain: str, *, udp: bool = True) -> FakeStore:
         host = f"post.{domain}"
         self.domains[domain] = StubDomain(
             domain,
@@ -53,21 +60,21 @@ class World:
         )
         return self.stores.setdefault(host, FakeStore())
 
-    def discover(self, domain):
+    def discover(self, domain: str) -> StubDomain | None:
         found = self.domains.get(domain)
         if isinstance(found, Exception):
             raise found
         return found() if callable(found) else found
 
-    def addresses(self, host):
+    def addresses(self, host: str) -> list[str]:
         return [f"ip-of-{host}"]
 
-    async def ask(self, place, cookie):
+    async def ask(self, place: Place, cookie: Cookie) -> Waiting | Unknown | None:
         self.asked.append(place[0].removeprefix("ip-of-"))
         answer = self.answers.get(self.asked[-1])
         return answer() if callable(answer) else answer
 
-    def connect(self, account, store):
+    def connect(self, account: Account, store: Store) -> Client:
         self.opened.append(store.host)
         account.jar.put(store.url, bytes(16), bytes(32))  # as a client does with the cookie of its first session
         found = self.stores[store.host]
@@ -77,7 +84,9 @@ class World:
 class Rig:
     """A puller in that world, for bob, whose correspondent is alice."""
 
-    def __init__(self, directory, *, limits=None, certificates=()):
+    def __init__(
+        self, directory: Path, *, limits: Limits | None = None, certificates: Sequence[Certificate] = ()
+    ) -> None:
         self.world = World()
         self.store = self.world.add("alpha.example")
         self.maildrop = ListMaildrop()
@@ -86,7 +95,7 @@ class Rig:
         self.limits = limits or Limits(100_000)
         self.puller = self.make()
 
-    def make(self):
+    def make(self) -> Puller:
         puller = Puller(
             self.world,
             self.world,
@@ -99,7 +108,7 @@ class Rig:
         puller.set_accounts([self.account])
         return puller
 
-    def round(self, *, full=False):
+    def round(self, *, full: bool = False) -> Report:
         """One round to its end."""
 
         async def run():
@@ -109,24 +118,24 @@ class Rig:
         asyncio.run(run())
         return self.puller.report
 
-    def restart(self):
+    def restart(self) -> None:
         """Another process: only what is on disk remains."""
         self.account.jar.save()
         self.puller = self.make()
 
-    def close(self):
+    def close(self) -> None:
         self.account.close()
         self.workers.shutdown()
 
 
 @pytest.fixture
-def rig(tmp_path):
+def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     yield rig
     rig.close()
 
 
-def test_the_first_round_asks_over_http_and_gets_a_cookie(rig):
+def test_the_first_round_asks_over_http_and_gets_a_cookie(rig: Rig) -> None:
     rig.store.put_message(1)
     report = rig.round()
     assert (report.delivered, report.domains, report.listings, report.checks) == (1, {"alpha.example"}, 1, 0)
@@ -134,7 +143,7 @@ def test_the_first_round_asks_over_http_and_gets_a_cookie(rig):
     assert rig.account.jar.get(ALPHA.url).seen.serial == 1
 
 
-def test_later_rounds_ask_by_udp_and_nothing_new_costs_no_http(rig):
+def test_later_rounds_ask_by_udp_and_nothing_new_costs_no_http(rig: Rig) -> None:
     rig.store.put_message(1)
     rig.round()
     rig.world.answers[ALPHA.host] = Waiting(0, 0)
@@ -146,7 +155,7 @@ def test_later_rounds_ask_by_udp_and_nothing_new_costs_no_http(rig):
     assert (report.checks, report.listings, report.domains) == (1, 0, {"alpha.example"})
 
 
-def test_mail_is_fetched_when_udp_says_so_in_the_same_session(rig):
+def test_mail_is_fetched_when_udp_says_so_in_the_same_session(rig: Rig) -> None:
     rig.round()
     rig.store.put_message(1)
     rig.world.answers[ALPHA.host] = Waiting(1, 1)
@@ -154,7 +163,7 @@ def test_mail_is_fetched_when_udp_says_so_in_the_same_session(rig):
     assert rig.world.opened == [ALPHA.host]
 
 
-def test_strangers_mail_that_waits_is_no_news(rig):
+def test_strangers_mail_that_waits_is_no_news(rig: Rig) -> None:
     rig.store.put(bytes(16), b"x", sender=STRANGER_KEY)
     rig.round()
     rig.world.answers[ALPHA.host] = Waiting(1, 1)
@@ -163,7 +172,7 @@ def test_strangers_mail_that_waits_is_no_news(rig):
 
 
 @pytest.mark.parametrize("answer", [None, Unknown()])
-def test_silence_and_an_unknown_cookie_lead_to_http(rig, answer):
+def test_silence_and_an_unknown_cookie_lead_to_http(rig: Rig, answer: object) -> None:
     rig.round()
     rig.store.put_message(1)
     rig.world.answers[ALPHA.host] = answer
@@ -171,7 +180,7 @@ def test_silence_and_an_unknown_cookie_lead_to_http(rig, answer):
     assert len(rig.world.opened) == (2 if isinstance(answer, Unknown) else 1)  # only a new session gives a new cookie
 
 
-def test_udp_that_stays_silent_is_left_alone_for_a_while(rig):
+def test_udp_that_stays_silent_is_left_alone_for_a_while(rig: Rig) -> None:
     rig.round()
     rig.round()
     rig.round()
@@ -179,7 +188,7 @@ def test_udp_that_stays_silent_is_left_alone_for_a_while(rig):
     assert rig.store.calls.count("list") == 3
 
 
-def test_a_domain_without_udp_is_asked_over_http(tmp_path, rig):
+def test_a_domain_without_udp_is_asked_over_http(tmp_path: Path, rig: Rig) -> None:
     rig.world.add("alpha.example", udp=False)
     rig.round()
     rig.round()
@@ -187,7 +196,7 @@ def test_a_domain_without_udp_is_asked_over_http(tmp_path, rig):
     assert rig.store.calls.count("list") == 2
 
 
-def test_the_full_check_comes_periodically_whatever_udp_says(rig):
+def test_the_full_check_comes_periodically_whatever_udp_says(rig: Rig) -> None:
     rig.round()
     rig.world.answers[ALPHA.host] = Waiting(0, 0)
     rig.round()
@@ -196,7 +205,7 @@ def test_the_full_check_comes_periodically_whatever_udp_says(rig):
     assert rig.store.calls.count("list") == 2
 
 
-def test_a_full_round_asks_nothing_by_udp(rig):
+def test_a_full_round_asks_nothing_by_udp(rig: Rig) -> None:
     rig.round()
     rig.world.answers[ALPHA.host] = Waiting(0, 0)
     rig.round(full=True)
@@ -204,7 +213,7 @@ def test_a_full_round_asks_nothing_by_udp(rig):
     assert rig.store.calls.count("list") == 2
 
 
-def test_deleted_cookies_force_the_full_check(rig, tmp_path):
+def test_deleted_cookies_force_the_full_check(rig: Rig, tmp_path: Path) -> None:
     rig.round()
     rig.account.jar.save()
     (tmp_path / "cookies.json").unlink()
@@ -214,7 +223,7 @@ def test_deleted_cookies_force_the_full_check(rig, tmp_path):
     assert len(rig.world.opened) == 2
 
 
-def test_another_correspondent_in_the_keyring_forces_a_listing(rig):
+def test_another_correspondent_in_the_keyring_forces_a_listing(rig: Rig) -> None:
     rig.round()
     rig.world.answers[ALPHA.host] = Waiting(0, 0)
     rig.account.keyring.certificates.append(certificate(Address("carol", "alpha.example"), "CA" * 20))
@@ -222,7 +231,7 @@ def test_another_correspondent_in_the_keyring_forces_a_listing(rig):
     assert rig.store.calls.count("list") == 2
 
 
-def test_an_incomplete_pass_is_repeated(rig):
+def test_an_incomplete_pass_is_repeated(rig: Rig) -> None:
     rig.store.put_message(1)
     rig.store.lose_acks = 1
     assert rig.round().failed == {"alpha.example"}
@@ -234,7 +243,7 @@ def test_an_incomplete_pass_is_repeated(rig):
     assert len(rig.maildrop.messages) == 1
 
 
-def test_domains_without_stub_mail_are_no_trouble_and_not_asked_about_all_the_time(rig):
+def test_domains_without_stub_mail_are_no_trouble_and_not_asked_about_all_the_time(rig: Rig) -> None:
     asked = []
     rig.world.domains["alpha.example"] = lambda: asked.append(1)
     rig.round()
@@ -246,7 +255,7 @@ def test_domains_without_stub_mail_are_no_trouble_and_not_asked_about_all_the_ti
     assert rig.round().domains == {"alpha.example"}
 
 
-def test_what_fails_is_left_alone_for_a_while_and_the_log_says_so(rig, caplog):
+def test_what_fails_is_left_alone_for_a_while_and_the_log_says_so(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.world.domains["alpha.example"] = TemporaryError("4.4.3", "DNS: no answer in time")
     assert rig.round().failed == {"alpha.example"}
     rig.world.add("alpha.example")
@@ -258,7 +267,7 @@ def test_what_fails_is_left_alone_for_a_while_and_the_log_says_so(rig, caplog):
     assert rig.store.calls == ["list"]
 
 
-def test_the_next_store_is_tried_when_the_first_does_not_answer(rig):
+def test_the_next_store_is_tried_when_the_first_does_not_answer(rig: Rig) -> None:
     class Dead(FakeStore):
         def list(self, senders, after=0, limit=1000):
             raise TemporaryError("4.4.1", "cannot reach it")
@@ -274,7 +283,7 @@ def test_the_next_store_is_tried_when_the_first_does_not_answer(rig):
     assert len(rig.world.opened) == 2  # it stays with the one that answers
 
 
-def test_an_accounts_own_trouble_rests_the_account_and_blames_no_domain(rig):
+def test_an_accounts_own_trouble_rests_the_account_and_blames_no_domain(rig: Rig) -> None:
     rig.store.put_message(1)
     rig.maildrop.failure = OSError(28, "No space left on device")
     assert rig.round().failed == {"bob@beta.example"}
@@ -284,7 +293,7 @@ def test_an_accounts_own_trouble_rests_the_account_and_blames_no_domain(rig):
     assert rig.round().delivered == 1
 
 
-def test_a_keyring_that_cannot_be_read_rests_the_account(rig):
+def test_a_keyring_that_cannot_be_read_rests_the_account(rig: Rig) -> None:
     def broken():
         raise TemporaryError("4.3.0", "gpg cannot read the keyring")
 
@@ -292,18 +301,18 @@ def test_a_keyring_that_cannot_be_read_rests_the_account(rig):
     assert rig.round().failed == {"bob@beta.example"}
 
 
-def test_a_bug_in_one_domain_is_logged_and_ends_nothing(rig, caplog):
+def test_a_bug_in_one_domain_is_logged_and_ends_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.world.stores[ALPHA.host] = lambda: object()
     assert rig.round().failed == {"alpha.example"}
     assert "AttributeError" in caplog.text
 
 
-def people(count):
+def people(count: int) -> list[Certificate]:
     """One correspondent in each of many domains."""
     return [certificate(Address("p", f"d{at}.example"), f"{at:040X}") for at in range(count)]
 
 
-def test_a_store_that_hangs_delays_nobody_else(tmp_path):
+def test_a_store_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(1)])
     hanging, released = threading.Event(), threading.Event()
 
@@ -333,7 +342,7 @@ def test_a_store_that_hangs_delays_nobody_else(tmp_path):
     rig.close()
 
 
-def test_a_round_of_five_hundred_idle_domains_takes_less_than_a_second(tmp_path):
+def test_a_round_of_five_hundred_idle_domains_takes_less_than_a_second(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=people(500))
     for at in range(500):
         rig.world.add(f"d{at}.example")
@@ -346,7 +355,7 @@ def test_a_round_of_five_hundred_idle_domains_takes_less_than_a_second(tmp_path)
     rig.close()
 
 
-def test_stopping_leaves_the_rest_for_the_next_process(rig):
+def test_stopping_leaves_the_rest_for_the_next_process(rig: Rig) -> None:
     rig.store.put_message(1)
     rig.puller.stop()
     report = rig.round()
@@ -354,7 +363,7 @@ def test_stopping_leaves_the_rest_for_the_next_process(rig):
     assert rig.store.acknowledged == []
 
 
-def test_a_dry_run_remembers_nothing(tmp_path):
+def test_a_dry_run_remembers_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path, limits=Limits(100_000, dry_run=True))
     rig.store.put_message(1)
     report = rig.round()
@@ -364,14 +373,14 @@ def test_a_dry_run_remembers_nothing(tmp_path):
     rig.close()
 
 
-def test_an_account_that_is_gone_is_visited_no_more(rig):
+def test_an_account_that_is_gone_is_visited_no_more(rig: Rig) -> None:
     rig.round()
     rig.puller.set_accounts([])
     rig.round(full=True)
     assert rig.store.calls == ["list"]
 
 
-def test_correspondents_who_are_gone_take_what_was_held_along(rig):
+def test_correspondents_who_are_gone_take_what_was_held_along(rig: Rig) -> None:
     rig.store.put(bytes(16), b"garbage")
     rig.round()
     assert rig.account.state.standing().held == 1
@@ -381,7 +390,7 @@ def test_correspondents_who_are_gone_take_what_was_held_along(rig):
     assert rig.account.state.standing().held == 0
 
 
-def test_several_domains_of_one_account_deliver_at_the_same_time(tmp_path):
+def test_several_domains_of_one_account_deliver_at_the_same_time(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=people(8))
     for at in range(8):
         store = rig.world.add(f"d{at}.example")
@@ -406,11 +415,11 @@ def test_several_domains_of_one_account_deliver_at_the_same_time(tmp_path):
         (Report(delivered=1, failed={"alpha.example"}), Standing(1, 0, 1), 77),
     ],
 )
-def test_the_exit_status_is_that_of_the_contract(report, standing, status):
+def test_the_exit_status_is_that_of_the_contract(report: Report, standing: Standing, status: int) -> None:
     assert report.status([standing, Standing(0, 0, 0)]) == status
 
 
-def test_the_summary_is_one_line():
+def test_the_summary_is_one_line() -> None:
     report = Report(delivered=3, domains={"a.example", "b.example"})
     assert report.summary([Standing(0, 1, 0)]) == "pulled delivered=3 held=0 strangers=1 domains=2"
     report.failed.add("b.example")
@@ -418,7 +427,7 @@ def test_the_summary_is_one_line():
     assert Report(waiting=4).summary([], dry_run=True) == "listed waiting=4 held=0 strangers=0 domains=0"
 
 
-def test_workers_run_jobs_in_order_and_pass_on_what_they_raise():
+def test_workers_run_jobs_in_order_and_pass_on_what_they_raise() -> None:
     workers = Workers(1)
     order = []
     futures = [workers.submit(order.append, number) for number in range(5)]
@@ -430,7 +439,7 @@ def test_workers_run_jobs_in_order_and_pass_on_what_they_raise():
         failing.result()
 
 
-def test_the_memory_gate_lets_in_what_fits_and_a_giant_alone():
+def test_the_memory_gate_lets_in_what_fits_and_a_giant_alone() -> None:
     gate = MemoryGate(100)
     inside, peak, lock = [], [], threading.Lock()
 

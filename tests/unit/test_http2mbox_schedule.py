@@ -18,7 +18,7 @@ from stubmail.datagram import Unknown, Waiting
 SEEN = Seen(serial=10, senders="digest", until=5000.0)
 
 
-def test_what_fails_again_and_again_is_left_alone_longer_and_longer_but_not_for_ever():
+def test_what_fails_again_and_again_is_left_alone_longer_and_longer_but_not_for_ever() -> None:
     backoff = Backoff(random.Random(1))
     now, delays = 100.0, []
     for _ in range(20):
@@ -31,7 +31,7 @@ def test_what_fails_again_and_again_is_left_alone_longer_and_longer_but_not_for_
     assert LONGEST_DELAY * 0.75 <= delays[-1] <= LONGEST_DELAY * 1.25
 
 
-def test_success_forgets_failures():
+def test_success_forgets_failures() -> None:
     backoff = Backoff(random.Random(1))
     for _ in range(5):
         backoff.failed(100.0)
@@ -52,7 +52,7 @@ def test_success_forgets_failures():
         (None, True),
     ],
 )
-def test_only_an_authentic_answer_with_nothing_new_spares_the_listing(answer, news):
+def test_only_an_authentic_answer_with_nothing_new_spares_the_listing(answer: object, news: bool) -> None:
     assert is_news(SEEN, answer) is news
 
 
@@ -66,11 +66,13 @@ def test_only_an_authentic_answer_with_nothing_new_spares_the_listing(answer, ne
         (SEEN, "digest", 5000.0 - 3 * 3600, False),  # the clock went back
     ],
 )
-def test_a_check_is_made_only_while_the_last_listing_counts(seen, senders, now, worth):
+def test_a_check_is_made_only_while_the_last_listing_counts(
+    seen: Seen | None, senders: str, now: float, worth: bool
+) -> None:
     assert worth_checking(seen, senders, now, 3600.0) is worth
 
 
-def test_rounds_and_full_checks_are_spread():
+def test_rounds_and_full_checks_are_spread() -> None:
     rng = random.Random(2)
     assert len({next_round(1.0, rng) for _ in range(10)}) == 10
     assert all(0.9 <= next_round(1.0, rng) <= 1.1 for _ in range(100))

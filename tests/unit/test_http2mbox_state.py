@@ -1,7 +1,9 @@
 """The state file: what was delivered, held and seen survives, also the process that wrote it."""
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,18 +17,18 @@ HELD = HeldPost(
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "state.sqlite3"
 
 
 @pytest.fixture
-def state(path):
+def state(path: Path) -> Iterator[State]:
     state = State(path)
     yield state
     state.close()
 
 
-def test_delivered_posts_are_known_again(state, path):
+def test_delivered_posts_are_known_again(state: State, path: Path) -> None:
     state.record([delivery_name((ONE, ALICE_KEY))], 100)
     state.record([delivery_name((ONE, ALICE_KEY))], 200)
     again = State(path)
@@ -34,19 +36,19 @@ def test_delivered_posts_are_known_again(state, path):
     again.close()
 
 
-def test_one_sender_cannot_use_up_another_ones_ids(state):
+def test_one_sender_cannot_use_up_another_ones_ids(state: State) -> None:
     state.record([delivery_name((ONE, CAROL_KEY))], 100)
     assert state.delivered([(ONE, ALICE_KEY)]) == set()
 
 
-def test_old_posts_are_forgotten(state):
+def test_old_posts_are_forgotten(state: State) -> None:
     state.record([delivery_name((ONE, ALICE_KEY))], 100)
     state.record([delivery_name((TWO, ALICE_KEY))], 200)
     state.forget_before(200)
     assert state.delivered([(ONE, ALICE_KEY), (TWO, ALICE_KEY)]) == {(TWO, ALICE_KEY)}
 
 
-def test_a_held_post_is_told_once_for_each_reason(state):
+def test_a_held_post_is_told_once_for_each_reason(state: State) -> None:
     assert state.hold(HELD)
     assert not state.hold(HELD)
     assert state.hold(replace(HELD, reason="recipient"))
@@ -54,7 +56,7 @@ def test_a_held_post_is_told_once_for_each_reason(state):
     assert state.held("gamma.example") == {}
 
 
-def test_what_is_delivered_or_gone_is_held_no_more(state):
+def test_what_is_delivered_or_gone_is_held_no_more(state: State) -> None:
     state.hold(HELD)
     state.hold(replace(HELD, id=TWO))
     state.record([delivery_name((ONE, ALICE_KEY))], 100)
@@ -63,7 +65,7 @@ def test_what_is_delivered_or_gone_is_held_no_more(state):
     assert state.standing().held == 0
 
 
-def test_other_senders_are_replaced_and_wrong_keys_told_once(state):
+def test_other_senders_are_replaced_and_wrong_keys_told_once(state: State) -> None:
     stranger = OtherSender("5E" * 20, "eve@alpha.example", 3, "")
     wrong = OtherSender("5F" * 20, "alice@alpha.example", 2, ALICE_KEY)
     assert state.set_others("alpha.example", [stranger, wrong], 100) == [wrong]
@@ -73,14 +75,14 @@ def test_other_senders_are_replaced_and_wrong_keys_told_once(state):
     assert state.standing() == Standing(0, 0, 0)
 
 
-def test_a_stranger_whom_two_domains_of_one_store_name_counts_once(state):
+def test_a_stranger_whom_two_domains_of_one_store_name_counts_once(state: State) -> None:
     stranger = OtherSender("5E" * 20, "eve@other.example", 3, "")
     state.set_others("alpha.example", [stranger], 100)
     state.set_others("gamma.example", [stranger], 100)
     assert state.standing().strangers == 3
 
 
-def test_domains_without_correspondents_are_forgotten(state):
+def test_domains_without_correspondents_are_forgotten(state: State) -> None:
     state.hold(HELD)
     state.set_others("gamma.example", [OtherSender("5E" * 20, "eve@gamma.example", 3, "")], 100)
     state.keep_domains(["gamma.example"])
@@ -89,18 +91,18 @@ def test_domains_without_correspondents_are_forgotten(state):
     assert state.standing() == Standing(0, 0, 0)
 
 
-def test_held_posts_with_wrong_keys_count_as_such(state):
+def test_held_posts_with_wrong_keys_count_as_such(state: State) -> None:
     state.hold(replace(HELD, is_key_mismatch=True))
     assert state.standing() == Standing(1, 0, 1)
 
 
-def test_a_file_that_is_no_state_is_an_error_that_says_so(path):
+def test_a_file_that_is_no_state_is_an_error_that_says_so(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look like one" * 100)
     with pytest.raises(StateError):
         State(path)
 
 
-def test_a_file_of_a_later_version_is_not_touched(path):
+def test_a_file_of_a_later_version_is_not_touched(path: Path) -> None:
     State(path).close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
@@ -109,7 +111,7 @@ def test_a_file_of_a_later_version_is_not_touched(path):
         State(path)
 
 
-def test_a_closed_state_refuses(path):
+def test_a_closed_state_refuses(path: Path) -> None:
     state = State(path)
     state.close()
     with pytest.raises(StateError):

@@ -11,7 +11,7 @@ from services.http2mbox.trust import Recipient, Untrusted, admit, verify
 from stubmail.address import Address
 from stubmail.envelope import Envelope, fill_up, tag
 from stubmail.errors import TemporaryError
-from stubmail.openpgp import OpenPGPError, Unsealed
+from stubmail.openpgp import Certificate, OpenPGPError, Unsealed
 from stubmail.store_answers import Listed, Listing, Other
 from tests.support.fake_store import (
     ALICE,
@@ -32,49 +32,49 @@ LISTED = Listed(ID, 1, ALICE_KEY, ALICE, 1000, 0)
 RECIPIENT = Recipient(BOB, BOB_KEY)
 
 
-def contacts_of(*certificates):
+def contacts_of(*certificates: Certificate) -> Contacts:
     return Contacts(FakeKeyring(*certificates).correspondents())
 
 
 CONTACTS = contacts_of(certificate(ALICE, ALICE_KEY), certificate(CAROL, CAROL_KEY))
 
 
-def text(message=None, *, sender=ALICE, tags=None):
+def text(message: bytes | None = None, *, sender: Address = ALICE, tags: list[bytes] | None = None) -> bytes:
     chosen = [tag(ID, BOB_KEY, BOB)] if tags is None else tags
     return Envelope(sender, WHEN, fill_up(chosen, secrets.token_bytes)).wrap(message or honest_message(1))
 
 
-def verdict(unsealed, listed=LISTED, contacts=CONTACTS):
+def verdict(unsealed: Unsealed, listed: Listed = LISTED, contacts: Contacts = CONTACTS) -> Untrusted:
     with pytest.raises(Untrusted) as caught:
         verify(unsealed, listed, RECIPIENT, contacts)
     return caught.value
 
 
-def test_an_honest_message_is_believed():
+def test_an_honest_message_is_believed() -> None:
     verified = verify(Unsealed(text(), ALICE_KEY), LISTED, RECIPIENT, CONTACTS)
     assert verified.sender == ALICE
     assert verified.message == honest_message(1)
 
 
-def test_a_subaddress_of_a_correspondent_is_his():
+def test_a_subaddress_of_a_correspondent_is_his() -> None:
     lists = Address("alice+lists", "alpha.example")
     message = b"From: <alice+lists@alpha.example>\r\n\r\n"
     assert verify(Unsealed(text(message, sender=lists), ALICE_KEY), LISTED, RECIPIENT, CONTACTS).sender == lists
 
 
-def test_rule_2_the_signer_must_be_the_one_that_the_keyring_has_for_the_sender():
+def test_rule_2_the_signer_must_be_the_one_that_the_keyring_has_for_the_sender() -> None:
     found = verdict(Unsealed(text(), STRANGER_KEY))
     assert found.reason == "key-mismatch"
     assert (found.found, found.expected) == (STRANGER_KEY, ALICE_KEY)
     assert found.is_key_mismatch
 
 
-def test_rule_2_a_correspondent_cannot_sign_as_another():
+def test_rule_2_a_correspondent_cannot_sign_as_another() -> None:
     found = verdict(Unsealed(text(), CAROL_KEY), Listed(ID, 1, CAROL_KEY, CAROL, 1000, 0))
     assert found.reason == "key-mismatch"
 
 
-def test_rule_3_the_signer_must_be_the_one_that_the_store_named():
+def test_rule_3_the_signer_must_be_the_one_that_the_store_named() -> None:
     both = contacts_of(certificate(ALICE, ALICE_KEY), certificate(ALICE, CAROL_KEY))
     found = verdict(Unsealed(text(), CAROL_KEY), contacts=both)
     assert found.reason == "signer-mismatch"
@@ -90,7 +90,7 @@ def test_rule_3_the_signer_must_be_the_one_that_the_store_named():
         [tag(bytes(16), BOB_KEY, BOB)],  # taken from another post: a replay
     ],
 )
-def test_rule_4_the_post_must_be_addressed_to_this_recipient_under_this_id(tags):
+def test_rule_4_the_post_must_be_addressed_to_this_recipient_under_this_id(tags: list[bytes]) -> None:
     found = verdict(Unsealed(text(tags=tags), ALICE_KEY))
     assert found.reason == "recipient"
     assert not found.is_key_mismatch
@@ -114,7 +114,7 @@ def test_rule_4_the_post_must_be_addressed_to_this_recipient_under_this_id(tags)
         b"From:\r\n",
     ],
 )
-def test_rule_5_the_from_header_must_hold_exactly_the_signer(header):
+def test_rule_5_the_from_header_must_hold_exactly_the_signer(header: bytes) -> None:
     assert verdict(Unsealed(text(header + b"\r\nbody"), ALICE_KEY)).reason == "from"
 
 
@@ -128,21 +128,21 @@ def test_rule_5_the_from_header_must_hold_exactly_the_signer(header):
         b"From: alice@alpha.example\n",
     ],
 )
-def test_rule_5_however_it_is_written(header):
+def test_rule_5_however_it_is_written(header: bytes) -> None:
     message = header + b"\r\nFrom: in the body\r\n"
     assert verify(Unsealed(text(message), ALICE_KEY), LISTED, RECIPIENT, CONTACTS).message == message
 
 
-def test_a_text_without_an_envelope_is_held():
+def test_a_text_without_an_envelope_is_held() -> None:
     assert verdict(Unsealed(honest_message(1), ALICE_KEY)).reason == "envelope"
 
 
-def test_what_openpgp_refuses_keeps_its_reason():
+def test_what_openpgp_refuses_keeps_its_reason() -> None:
     assert Untrusted.unopened(OpenPGPError("unsigned", "no signature"), LISTED).reason == "unsigned"
     assert Untrusted.unopened(OpenPGPError("unknown-signer", "who?"), LISTED).is_key_mismatch
 
 
-def test_a_post_is_fetched_only_for_the_key_that_the_keyring_has_for_its_address():
+def test_a_post_is_fetched_only_for_the_key_that_the_keyring_has_for_its_address() -> None:
     admit(LISTED, CONTACTS, WHEN, 1000)
     with pytest.raises(Untrusted) as caught:
         admit(Listed(ID, 1, CAROL_KEY, ALICE, 1000, 0), CONTACTS, WHEN, 1000)
@@ -150,19 +150,19 @@ def test_a_post_is_fetched_only_for_the_key_that_the_keyring_has_for_its_address
 
 
 @pytest.mark.parametrize("problem", ["revoked", "expired"])
-def test_nothing_is_fetched_for_a_key_that_is_not_valid_any_more(problem):
+def test_nothing_is_fetched_for_a_key_that_is_not_valid_any_more(problem: str) -> None:
     with pytest.raises(Untrusted) as caught:
         admit(LISTED, contacts_of(certificate(ALICE, ALICE_KEY, problem.encode())), WHEN, 1000)
     assert caught.value.reason == problem
 
 
-def test_a_post_that_is_too_large_is_not_fetched():
+def test_a_post_that_is_too_large_is_not_fetched() -> None:
     with pytest.raises(Untrusted) as caught:
         admit(LISTED, CONTACTS, WHEN, 999)
     assert caught.value.reason == "too-large"
 
 
-def test_senders_are_grouped_by_domain_and_their_digest_changes_with_any_certificate():
+def test_senders_are_grouped_by_domain_and_their_digest_changes_with_any_certificate() -> None:
     gamma = Address("dave", "gamma.example")
     one = contacts_of(certificate(ALICE, ALICE_KEY), certificate(gamma, "DA" * 20))
     assert one.domains["alpha.example"].fingerprints == {ALICE_KEY}
@@ -173,7 +173,7 @@ def test_senders_are_grouped_by_domain_and_their_digest_changes_with_any_certifi
     assert CONTACTS.domains["alpha.example"].digest != one.domains["alpha.example"].digest
 
 
-def test_strangers_and_wrong_keys_are_told_apart():
+def test_strangers_and_wrong_keys_are_told_apart() -> None:
     dave, eve = Address("dave", "gamma.example"), Address("eve", "other.example")
     contacts = contacts_of(certificate(ALICE, ALICE_KEY), certificate(dave, "DA" * 20))
     others = [
@@ -190,15 +190,15 @@ def test_strangers_and_wrong_keys_are_told_apart():
     ]
 
 
-def page(*posts, more=False, serial=9, others=()):
+def page(*posts: Listed, more: bool = False, serial: int = 9, others: tuple[Other, ...] = ()) -> Listing:
     return Listing(posts, more, serial, others)
 
 
-def post(serial, number=None, sender=ALICE_KEY, size=10):
+def post(serial: int, number: int | None = None, sender: str = ALICE_KEY, size: int = 10) -> Listed:
     return Listed((number or serial).to_bytes(16, "big"), serial, sender, ALICE, size, 0)
 
 
-def test_an_honest_page_passes():
+def test_an_honest_page_passes() -> None:
     check_page(page(post(3), post(7), more=True), [ALICE_KEY], 2)
     check_page(page(), [ALICE_KEY], 2)
 
@@ -220,11 +220,11 @@ def test_an_honest_page_passes():
         page(others=(Other(STRANGER_KEY, ALICE, -1),)),
     ],
 )
-def test_a_page_that_cannot_be_is_refused(wrong):
+def test_a_page_that_cannot_be_is_refused(wrong: Listing) -> None:
     with pytest.raises(TemporaryError):
         check_page(wrong, [ALICE_KEY], 0)
 
 
-def test_a_page_must_go_on_behind_the_one_before():
+def test_a_page_must_go_on_behind_the_one_before() -> None:
     with pytest.raises(TemporaryError):
         check_page(page(post(5)), [ALICE_KEY], 5)

@@ -29,7 +29,7 @@ from stubmail.mailbox import MailboxError, parse_mailbox
         "Alice <alice@ALPHA.example>",
     ],
 )
-def test_one_mailbox_is_found(text):
+def test_one_mailbox_is_found(text: str) -> None:
     assert parse_mailbox(text) == Address("alice", "alpha.example")
 
 
@@ -66,13 +66,13 @@ def test_one_mailbox_is_found(text):
         "<>",
     ],
 )
-def test_anything_else_is_refused(text):
+def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(MailboxError):
         parse_mailbox(text)
 
 
 @given(st.text(alphabet='ab.@<>(),:;"\\ \t\r\n[]é', max_size=40))
-def test_any_text_is_one_address_or_an_error(text):
+def test_any_text_is_one_address_or_an_error(text: str) -> None:
     try:
         found = parse_mailbox(text)
     except MailboxError:
@@ -82,6 +82,6 @@ def test_any_text_is_one_address_or_an_error(text):
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f")))
-def test_whatever_the_name_is_it_does_not_change_the_address(name):
+def test_whatever_the_name_is_it_does_not_change_the_address(name: str) -> None:
     written = str(Written(name, addr_spec="alice@alpha.example"))
     assert parse_mailbox(written) == Address("alice", "alpha.example")
