@@ -331,8 +331,8 @@ def test_a_store_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
             await asyncio.sleep(0.001)
         for number in range(3):  # rounds go on for alice while d0.example's store says nothing
             rig.store.put_message(number)
-            rig.puller.start_round(full=True)
             while len(rig.maildrop.messages) <= number:
+                rig.puller.start_round(full=True)
                 await asyncio.sleep(0.001)
         assert rig.world.opened.count("post.d0.example") == 1
         released.set()
