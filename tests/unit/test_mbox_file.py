@@ -1,5 +1,6 @@
 """Delivery, reading and removal in a mailbox file that others write to as well."""
 
+import errno
 import io
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NotMbox, Snapshot
+from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NotMbox, Snapshot, rewrite
 
 FROM = b"From carol@c.example Thu Jan  1 00:00:00 1970\n"
 ONE = FROM + b"Subject: 1\n\none\n\n"
@@ -437,6 +438,44 @@ class TestRemoval:
         path.write_bytes(b"".join(text for number, text in enumerate(stored.values()) if number not in gone))
         mbox.remove(snapshot, wanted)
         assert path.read_bytes() == b"".join(stored[name] for name in expected)
+
+    def test_all_that_the_journal_needs_of_the_disk_is_taken_before_the_mailbox_is_touched(
+        self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path.write_bytes(ONE + b"".join(FROM + b"text %d\n\n" % number for number in range(100)))
+        expected = path.read_bytes().removeprefix(ONE)
+        monkeypatch.setattr(rewrite, "WINDOW", 300)
+        journal = Path(f"{path}.stub-rewrite")
+        inode = path.stat().st_ino
+        sizes = set()
+        write = os.pwrite
+
+        def watch(fd: int, data: bytes, offset: int) -> int:
+            if os.fstat(fd).st_ino == inode:
+                sizes.add(journal.stat().st_size)
+            return write(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", watch)
+        assert mbox.remove(mbox.snapshot(), [0]) == 1
+        assert len(sizes) == 1
+        assert path.read_bytes() == expected
+
+    def test_a_disk_without_room_for_the_journal_leaves_all_in_place(
+        self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path.write_bytes(ONE + TWO)
+        snapshot = mbox.snapshot()
+
+        def full(fd: int, offset: int, size: int) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            with pytest.raises(MboxError) as caught:
+                mbox.remove(snapshot, [0])
+        assert caught.value.code == "4.3.1"
+        assert (path.read_bytes(), names(path)) == (ONE + TWO, {"bob"})
+        assert read(mbox.snapshot()) == read(snapshot)
 
     def test_a_half_rewritten_mailbox_that_others_replaced_is_not_touched(
         self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import random
 import socket
 import stat
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 
 from stubmail.mbox import MailboxBusy, MailboxLock, MboxError, NotMbox
 from stubmail.mbox.lock import ORPHAN_SECONDS, STALE_SECONDS, is_stale
+from tests.support.graveyard import Graveyard
+from tests.support.power import Machine
 
 UPTIME = 1e6
 
@@ -190,6 +193,17 @@ def test_a_missing_mailbox_is_created_for_its_owner_alone(tmp_path: Path, umask:
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_mailbox_once_created_outlives_a_power_failure(tmp_path: Path) -> None:
+    for seed in range(10):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        disk = Graveyard(directory)
+        with Machine(disk=disk), MailboxLock(directory / "new", create=True):
+            pass
+        disk.lose(random.Random(seed))
+        assert (directory / "new").exists()
 
 
 def test_a_missing_mailbox_is_not_created_unasked(tmp_path: Path) -> None:
