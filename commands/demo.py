@@ -48,13 +48,13 @@ def demo(domains: str, directory: Path | None, keep: bool, json_file: Path | Non
         ok = _walk(network, started)
         if json_file is not None:
             _write_json(network, json_file)
+        click.echo(f"{'passed' if ok else 'FAILED'} after {time.monotonic() - started:.1f} s")
         if keep and ok:
             _stay(network, json_file, stopped)
     finally:
         network.stop()
         if directory is None:
             shutil.rmtree(root, ignore_errors=True)
-    click.echo(f"{'passed' if ok else 'FAILED'} in {time.monotonic() - started:.1f} s")
     sys.exit(0 if ok else 1)
 
 
@@ -148,9 +148,9 @@ def _stay(network: Network, json_file: Path | None, stopped: threading.Event) ->
     """Tell how to connect, and stay until SIGTERM or Ctrl-C; say so when a process is started again."""
 
     def restarted(name: str, pid: int) -> None:
-        click.echo(f"{name} died and was started again, pid {pid}")
         if json_file is not None:
             _write_json(network, json_file)
+        click.echo(f"{name} died and was started again, pid {pid}")
 
     network.on_start = restarted
     for name, domain in network.domains.items():

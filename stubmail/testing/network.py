@@ -164,12 +164,16 @@ class Network:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        self._loop.run_until_complete(self._close_links())
+
+    async def _close_links(self) -> None:
         for close in self._closers:
             close()
-        pending = asyncio.all_tasks(self._loop)
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
         for task in pending:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close one turn of the loop later
 
     def _started(self, name: str, pid: int) -> None:
         self.pids[name] = pid

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import cast
 
 Place = tuple[str, int]
 _PIECE = 65_536
@@ -112,8 +113,7 @@ class _Relay(asyncio.DatagramProtocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._near = transport
+        self._near = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Place) -> None:
         self._spawn(self._inward(data, addr))
