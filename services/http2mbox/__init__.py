@@ -4,4 +4,9 @@
 *Holds*: the recipients' secret keys, as the only service that does; cookies, and the ids of what it has delivered.
 *Trusts*: the account's keyring alone. DNS says where to ask, and a store says what waits, but nothing that either
 says can make a message appear that a correspondent has not signed for this very recipient.
+
+Modules, inner to outer: ``header``, ``delivered``, ``contacts``, ``trust``, ``listing`` and ``schedule`` (rules, no
+I/O); ``state`` and ``held`` (what must not be forgotten), ``account`` (key, keyring, maildrop), ``incoming`` and
+``pull`` (one pass over one store), ``workers``, ``checks`` and ``puller`` (all domains at once), ``report``,
+``accounts``, ``process`` and ``__main__`` (signals, command line), ``check`` (--check).
 """

@@ -16,8 +16,11 @@ from stubmail.cookies import FILE_NAME
 from stubmail.keyring import Keyring
 from stubmail.mbox import MailboxLock, Mbox
 from stubmail.openpgp import Identity
-from tests.support.alpha import ALICE, BOB, Alpha, alpha
+from stubmail.testing.nameserver import NameServer
+from stubmail.testing.zones import parse_zone
+from tests.support.alpha import ALICE, BOB, ZONE, Alpha, alpha
 from tests.support.gpg import GpgHome, gpg_home, need
+from tests.support.http_server import ScriptedServer
 from tests.support.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "services.http2mbox"]
@@ -267,6 +270,23 @@ def test_a_locked_maildrop_leaves_the_mail_at_the_store(puller: Puller) -> None:
     assert done.returncode == 75
     assert puller.world.states() == dict.fromkeys(ids, "waiting")
     assert puller.run("--once").returncode == 0
+
+
+def test_a_store_that_never_answers_does_not_keep_the_process_from_ending(puller: Puller) -> None:
+    server = ScriptedServer((lambda connection: connection.wait_closed(),))
+    with NameServer([parse_zone(ZONE.format(http=server.port, udp=9))]) as dns:
+        config = puller.root / "stub.conf"
+        config.write_text(config.read_text().replace(puller.world.resolver, f"{dns.address[0]}:{dns.address[1]}"))
+        with puller.start("--interval", "0.2") as daemon:
+            try:
+                wait_until(lambda: server.connections, 20, "the connection")
+                started = time.monotonic()
+            finally:
+                daemon.terminate()
+            assert daemon.wait(20) == 0
+            assert time.monotonic() - started < 6
+    server.close()
+    assert "pulled delivered=0" in puller.log.read_text()
 
 
 def test_dns_that_does_not_answer_is_trouble_worth_another_try(puller: Puller) -> None:

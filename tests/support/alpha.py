@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 
 ALICE, BOB = Address("alice", "alpha.example"), Address("bob", "beta.example")
 
-_ZONE = """
+ZONE = """
 $ORIGIN example.
 $TTL 60
 @ SOA ns hostmaster ( 1 3600 600 604800 60 )
@@ -112,7 +112,7 @@ accounts = "{directory / "accounts.toml"}"
 workers = 1
 """)
     log = directory / "store.log"
-    with NameServer([parse_zone(_ZONE.format(**ports))]) as dns, log.open("wb") as output:
+    with NameServer([parse_zone(ZONE.format(**ports))]) as dns, log.open("wb") as output:
         argv = [sys.executable, "-m", "services.post_manager", "--config", str(config)]
         with subprocess.Popen(argv, stderr=output, stdout=output) as store:
             try:
