@@ -68,13 +68,10 @@ class Keys:
             for target in offer.keyservers:
                 try:
                     certificate = fetch_certificate(partial(self._get, target), address, self._now())
-                    self._import(certificate, address)
                 except TemporaryError as error:
                     failure = error
                     continue
-                except PermanentError as error:
-                    failure = TemporaryError("4.7.5", error.text)
-                    continue
+                self._import(certificate, address)
                 if addressee := self._known(recipient):
                     return addressee
         raise failure
@@ -88,7 +85,11 @@ class Keys:
             return answer.read(MAX_ANSWER)
 
     def _import(self, certificate: Certificate, address: Address) -> None:
-        if self._keyring.add(certificate):
+        try:
+            added = self._keyring.add(certificate)
+        except PermanentError as error:  # another key is there, or gpg cannot use this one: for a person to settle
+            raise TemporaryError("4.7.5", error.text) from error
+        if added:
             event(_log, "imported", address=address, fingerprint=certificate.fingerprint)
 
     def _now(self) -> datetime:
