@@ -264,11 +264,11 @@ def test_what_is_relayed_is_filed_before_and_noted_at_once(make: Make) -> None:
     world = make()
 
     async def story() -> None:
-        await world.attempt(1, CAROL, BOB)
+        await world.attempt(1, CAROL)
 
     run(story)
     assert world.filed == [make_item(1).id]
-    assert world.saved[0][0].state is State.DONE
+    assert [outcome.state for outcome in world.saved[0]] == [State.DONE]
 
 
 def test_messages_that_come_while_the_store_works_go_together(make: Make) -> None:
