@@ -81,6 +81,7 @@ def main(config: Path, check: bool, verbose: bool) -> None:
         listener.close()
         return
     address, port = listener.getsockname()[:2]
+    PatientWorker.patience = section.timeout_seconds
     log.event(_log, "listening", address=f"{address}:{port}", host=host, prefix=section.prefix)
     wsgi.serve(
         server.make_app,

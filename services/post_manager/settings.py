@@ -32,6 +32,7 @@ class PostManager:
     udp_listen: str = setting("0.0.0.0:2225", "HOST:PORT for UDP checks")
     workers: int = setting(2, "processes that answer HTTP")
     threads: int = setting(16, "requests that one of them answers at a time")
+    timeout_seconds: float = setting(30.0, "for how long a client may stall; then 8 KiB a second is the least")
     max_post: int = setting(64 * 2**20, "octets of the largest post")
     max_request: int = setting(128 * 2**20, "octets of the largest request")
     quota_posts: int = setting(10_000, "how many posts of an account may wait, unless the accounts file says otherwise")
@@ -52,6 +53,7 @@ class PostManager:
         for name, least, most in (
             ("workers", 1, 64),
             ("threads", 1, 256),
+            ("timeout_seconds", 0.1, 3600),
             ("max_post", 1, 2**40),
             ("max_request", 2**20, 2**40),
             ("quota_posts", 0, 2**40),
