@@ -1,13 +1,12 @@
 """The store's database: posts are kept exactly once, within quotas, and sums never drift from what they sum up."""
 
-import hashlib
 import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, func, insert, select
+from sqlalchemy import event, insert, select
 
 from services.post_manager.storage import contents, mailbox, outbox, posts, schema, sessions
 from services.post_manager.storage.contents import CHUNK
@@ -21,24 +20,13 @@ from services.post_manager.storage.database import (
 )
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
 from stubmail.errors import Exit
+from tests.support.store_rows import Octets, assert_consistent, rows
 
 ALICE = Sender("A" * 40, "alice@alpha.example")
 AMY = Sender("C" * 40, "amy@alpha.example")
 BOB, CAROL = "B" * 40, "D" * 64
 TERMS = Terms(quota_posts=100, quota_octets=10**7, max_post=10**6, lifetime=1000)
 NOW, KEEP = 1_000_000, 500
-
-
-class Octets:
-    """A body in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.digest = hashlib.sha256(data).digest()
-        self.size = len(data)
-
-    def pieces(self, size: int) -> Iterator[bytes]:
-        return (self.data[start : start + size] for start in range(0, self.size, size))
 
 
 @pytest.fixture
@@ -67,32 +55,6 @@ def read(database: Database, recipient: str, post_id: bytes) -> bytes | None:
         return stored.head + b"".join(
             contents.read_chunk(connection, stored.content, number) or b"" for number in numbers
         )
-
-
-def rows(database: Database, table: str) -> int:
-    with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(schema.metadata.tables[table])).scalar_one()
-
-
-def assert_consistent(database: Database) -> None:
-    """Every sum and every reference count is what counting the posts gives."""
-    with database.read() as connection:
-        waiting = connection.execute(select(schema.posts).where(schema.posts.c.state == schema.WAITING)).all()
-        kept = {row.id: row for row in connection.execute(select(schema.contents))}
-        sizes: dict[int, int] = {}
-        for chunk in connection.execute(select(schema.chunks)):
-            sizes[chunk.content] = sizes.get(chunk.content, 0) + len(chunk.data)
-        tallies = {(r.recipient, r.sender, r.address): r.posts for r in connection.execute(select(schema.tallies))}
-        usage = {r.sender: (r.posts, r.octets) for r in connection.execute(select(schema.usage)) if r.posts or r.octets}
-    assert {i: row.refs for i, row in kept.items()} == {i: sum(p.content == i for p in waiting) for i in kept}
-    assert {p.content for p in waiting} == set(kept)
-    assert sizes == {i: row.size for i, row in kept.items() if row.size}
-    pairs = [(p.recipient, p.sender, p.sender_address) for p in waiting]
-    assert tallies == {pair: pairs.count(pair) for pair in pairs}
-    for sender in {p.sender for p in waiting} | set(usage):
-        mine = [p for p in waiting if p.sender == sender]
-        octets = sum(len(p.head) for p in mine) + sum(row.size for row in kept.values() if row.sender == sender)
-        assert usage.get(sender, (0, 0)) == (len(mine), octets)
 
 
 def test_a_stored_post_is_listed_and_read_by_its_recipient_alone(database: Database) -> None:
