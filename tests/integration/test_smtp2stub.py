@@ -1,0 +1,336 @@
+"""The gateway as its users run it: two processes, signals, mistakes in the configuration, and kill -9 under load."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stubmail.address import Address
+from stubmail.dns.publication import Service, entries, format_zone
+from stubmail.keyring import Keyring
+from stubmail.mbox import Mbox
+from stubmail.queue import Queue
+from stubmail.testing.nameserver import NameServer
+from stubmail.testing.zones import parse_zone
+from tests.support.gateway import ALICE, BOB, MESSAGE, Client
+from tests.support.smarthost import FakeSmarthost, serving
+from tests.support.waiting import wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+LISTENING = re.compile(r"listening address=127\.0\.0\.1:(\d+)")
+
+
+class Gateway:
+    """A configuration, and the processes that run by it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.log = root / "log"
+        self.spool = Queue(root / "spool")
+        self.users = root / "users.toml"
+        self.settings = {"listen": "127.0.0.1:0", "users": self.users, "spool": self.spool.root}
+        self.dns: tuple[str, int] = ("127.0.0.1", 1)
+        self.add_user("alice", maildrop=f"mbox:{root / 'alice.mbox'}", gnupghome=root / "g")
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def add_user(self, name: str, **more: object) -> None:
+        lines = [f"[users.{name}]", f'address = "{name}@alpha.example"', 'password = "{PLAIN}secret"']
+        with self.users.open("a") as file:
+            file.write("\n".join([*lines, *(f'{key} = "{value}"' for key, value in more.items()), ""]))
+
+    def command(self, *arguments: str) -> list[str]:
+        lines = ['[domain]\nname = "alpha.example"', f'[dns]\nresolver = "{self.dns[0]}:{self.dns[1]}"']
+        lines += ["timeout_seconds = 0.5", "[smtp2stub]"]
+        for key, value in self.settings.items():
+            lines.append(f"{key} = {json.dumps(value if isinstance(value, bool | int | float) else str(value))}")
+        config = self.root / "stub.conf"
+        config.write_text("\n".join(lines) + "\n")
+        return [sys.executable, "-m", "services.smtp2stub", "--config", str(config), *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(self.command(*arguments), stderr=log, cwd=REPOSITORY)
+        self.processes.append(process)
+        return process
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def port(self) -> int:
+        """Where the receiver that was started last listens."""
+        return int(wait_until(lambda: LISTENING.findall(self.text()), 30)[-1])
+
+    def submit(self, *recipients: Address, message: bytes = MESSAGE) -> str:
+        with Client(("127.0.0.1", self.port())) as client:
+            assert client.reply().startswith("220")
+            assert client.say("EHLO test").startswith("250")
+            return client.submit(message, *map(str, recipients))
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        subprocess.run(["gpgconf", "--homedir", str(self.root / "g"), "--kill", "all"], check=False)
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    root = Path(tempfile.mkdtemp(prefix="sm"))
+    found = Gateway(root)
+    try:
+        yield found
+    finally:
+        found.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def needs_swaks() -> str:
+    program = shutil.which("swaks")
+    if program is None:
+        message = "swaks is missing: apt-get install swaks"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return program
+
+
+def test_mail_for_a_legacy_domain_passes_through_both_processes(gateway: Gateway) -> None:
+    zone = parse_zone("$ORIGIN legacy.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n")
+    with NameServer([zone]) as server, serving(FakeSmarthost()) as smarthost:
+        gateway.dns = server.address
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        process = gateway.start()
+        assert gateway.submit(Address("carol", "legacy.example")).startswith("250 2.0.0")
+        wait_until(lambda: smarthost.messages, 30)
+        wait_until(lambda: not gateway.spool.messages())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert smarthost.messages[0].endswith(b"\r\n\r\nThe text\r\n")
+    assert "Traceback" not in gateway.text()
+
+
+def test_a_refusal_comes_back_as_a_notice(gateway: Gateway) -> None:
+    zone = parse_zone("$ORIGIN legacy.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n")
+    refusing = FakeSmarthost(reply=lambda line: "550 5.1.1 nobody" if line.lower().startswith("rcpt") else None)
+    with NameServer([zone]) as server, serving(refusing) as smarthost:
+        gateway.dns = server.address
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        gateway.start()
+        gateway.submit(Address("carol", "legacy.example"))
+        mbox = gateway.root / "alice.mbox"
+        wait_until(mbox.exists, 30)
+        wait_until(lambda: not gateway.spool.messages())
+    [notice] = [b"".join(Mbox(mbox).snapshot().chunks(0))]
+    assert b"550 5.1.1 nobody" in notice or b"5.1.1" in notice
+    assert b"Subject: hello" in notice
+    assert b"The text" not in notice
+
+
+def test_silent_dns_keeps_mail_in_the_queue(gateway: Gateway) -> None:
+    with serving(FakeSmarthost()) as smarthost:
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        gateway.start()
+        gateway.submit(BOB)
+        wait_until(lambda: "deferred to=bob@beta.example" in gateway.text(), 30)
+        assert smarthost.commands == []
+    assert len(gateway.spool.messages()) == 1
+
+
+def test_swaks_logs_in_over_tls(gateway: Gateway) -> None:
+    swaks = needs_swaks()
+    tls = REPOSITORY / "tests" / "data" / "tls"
+    gateway.settings |= {"tls_cert": tls / "server.pem", "tls_key": tls / "server.key", "trust_loopback": False}
+    gateway.start("--role", "receiver")
+    common = [swaks, "--server", "127.0.0.1", "--port", str(gateway.port()), "--from", str(ALICE), "--to", str(BOB)]
+    login = ["--auth-user", "alice@alpha.example", "--auth-password"]
+    refused = subprocess.run(common, capture_output=True, text=True, timeout=60)
+    assert "530 5.7.0" in refused.stdout
+    wrong = subprocess.run(
+        [*common, "--tls", "--auth", "PLAIN", *login, "x"], capture_output=True, text=True, timeout=60
+    )
+    assert "535 5.7.8" in wrong.stdout
+    clear = subprocess.run([*common, "--auth", "PLAIN", *login, "secret"], capture_output=True, text=True, timeout=60)
+    assert clear.returncode != 0
+    for mechanism in ("PLAIN", "LOGIN"):
+        done = subprocess.run(
+            [*common, "--tls", "--auth", mechanism, *login, "secret", "--attach", "@/etc/hostname"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(gateway.spool.messages()) == 2
+    assert all(stored.item.account == "alice" for stored in gateway.spool.messages())
+
+
+def test_kill_9_of_the_receiver_under_load_loses_nothing_it_said_250_to(gateway: Gateway) -> None:
+    process = gateway.start("--role", "receiver")
+    port = gateway.port()
+    accepted: list[str] = []
+
+    def load(number: int) -> None:
+        with contextlib.suppress(OSError, AssertionError), Client(("127.0.0.1", port)) as client:
+            client.reply()
+            client.say("EHLO load")
+            for message in range(10_000):
+                text = MESSAGE + b"%d %d\r\n" % (number, message)
+                reply = client.submit(text)
+                if not reply.startswith("250"):
+                    return
+                accepted.append(reply.rpartition(" ")[2])
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(accepted) > 400, 60)
+    process.kill()
+    for thread in threads:
+        thread.join(30)
+    process.wait()
+    gateway.start("--role", "receiver")
+    wait_until(lambda: len(LISTENING.findall(gateway.text())) == 2, 30)
+    stored = {each.item.id: each.content() for each in gateway.spool.messages()}
+    assert set(accepted) <= set(stored)
+    assert len(stored) <= len(accepted) + len(threads)
+    assert not [path for path in gateway.spool.incoming.iterdir() if path.name.startswith(".")]
+
+
+def test_sigterm_lets_a_message_under_way_come_to_its_end(gateway: Gateway) -> None:
+    process = gateway.start("--role", "receiver")
+    with Client(("127.0.0.1", gateway.port())) as client:
+        client.reply()
+        client.say("EHLO slow")
+        client.say(f"MAIL FROM:<{ALICE}>")
+        client.say(f"RCPT TO:<{BOB}>")
+        assert client.say("DATA").startswith("354")
+        client.send(MESSAGE)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):
+            while True:  # until the listening socket is closed
+                socket.create_connection(("127.0.0.1", gateway.port()), timeout=5).close()
+        client.send(b"the rest\r\n.\r\n")
+        assert client.reply().startswith("250 2.0.0")
+        assert client.reply().startswith("421 4.3.2")
+    assert process.wait(20) == 0
+    assert gateway.spool.messages()[0].content().endswith(b"the rest\r\n")
+
+
+def test_sighup_reads_the_users_anew(gateway: Gateway) -> None:
+    gateway.settings["allow_plain_auth"] = True
+    process = gateway.start("--role", "receiver")
+    with smtplib.SMTP("127.0.0.1", gateway.port()) as client:
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.login("dora", "secret")
+        gateway.add_user("dora")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded users=2" in gateway.text(), 30)
+        client.login("dora", "secret")
+        gateway.users.write_text("rubbish [")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "refused reason=" in gateway.text(), 30)
+    with smtplib.SMTP("127.0.0.1", gateway.port()) as client:
+        client.login("dora", "secret")
+
+
+def test_without_a_configuration_there_is_a_sample(gateway: Gateway) -> None:
+    command = [sys.executable, "-m", "services.smtp2stub", "--config", str(gateway.root / "none.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    assert done.returncode == os.EX_CONFIG
+    assert "[smtp2stub]" in done.stdout
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "status", "words"),
+    [
+        ("polcy", "prefer", os.EX_CONFIG, "unknown setting 'polcy'"),
+        ("policy", "maybe", os.EX_CONFIG, "require, prefer, never"),
+        ("listen", "nowhere", os.EX_CONFIG, "HOST:PORT"),
+        ("tls_cert", "/nonexistent", os.EX_CONFIG, "both"),
+        ("users", "/nonexistent", os.EX_CONFIG, "/nonexistent"),
+        ("spool", "/proc/spool", None, "/proc/spool"),
+        ("smarthost_tls", "perhaps", os.EX_CONFIG, "starttls"),
+        ("store", "ftp://x/y", os.EX_CONFIG, "store must be"),
+    ],
+)
+def test_mistakes_are_one_sentence(gateway: Gateway, key: str, value: str, status: int | None, words: str) -> None:
+    gateway.settings[key] = value
+    done = gateway.run()
+    assert done.returncode == status if status is not None else done.returncode in (os.EX_OSERR, os.EX_NOPERM)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_ends_both_processes(gateway: Gateway) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        gateway.settings["listen"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = gateway.run()
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert "cannot listen on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_gateway_leaves_the_spool_alone(gateway: Gateway) -> None:
+    gateway.start()
+    gateway.port()
+    wait_until(lambda: "started waiting=0" in gateway.text(), 30)
+    done = gateway.run("--role", "courier")
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert "another courier works on" in done.stderr
+
+
+def test_check_tries_everything(gateway: Gateway) -> None:
+    home = gateway.root / "g"
+    Keyring(home).generate(ALICE, "Alice")
+    hosts = [f"{name}.alpha.example" for name in ("post", "keys", "post")]
+    published = format_zone(entries("alpha.example", Service(*hosts)))
+    head = "$ORIGIN alpha.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n"
+    zone = parse_zone(head + published)
+    with NameServer([zone]) as server, serving(FakeSmarthost()) as smarthost:
+        gateway.dns = server.address
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        done = gateway.run("--check")
+        assert done.returncode == 0, done.stderr
+        for words in ("spool:", "user alice: alice@alpha.example, key ", "store: http", "smarthost:", "listen:"):
+            assert words in done.stdout
+    gateway.add_user("bert", gnupghome=gateway.root / "nokey")
+    done = gateway.run("--check")
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "bert" in done.stderr
+    assert "cannot reach the smarthost" in done.stderr
+
+
+def test_a_courier_that_is_killed_is_started_again(gateway: Gateway) -> None:
+    process = gateway.start()
+    gateway.port()
+    wait_until(lambda: "started waiting=0" in gateway.text(), 30)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    couriers = [pid for pid in children if b"courier" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(couriers[0]), signal.SIGKILL)
+    wait_until(lambda: gateway.text().count("started waiting=0") == 2, 30)
+    gateway.submit(BOB)
+    wait_until(lambda: "deferred to=bob@beta.example" in gateway.text(), 30)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
