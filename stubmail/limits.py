@@ -1,6 +1,7 @@
 """How much one address may ask for: sessions at a time, and the price of wrong passwords; time is passed in."""
 
 import ipaddress
+import math
 from collections import Counter, OrderedDict
 
 MAX_NETWORKS = 10_000  # remembered for their failures; the one that failed longest ago is forgotten first
@@ -73,4 +74,4 @@ class FailureDelays:
 
     def _count(self, name: str, now: float) -> float:
         count, then = self._failures.get(name, (0.0, now))
-        return count / 2 ** (max(0.0, now - then) / self._forget)
+        return count * math.pow(0.5, max(0.0, now - then) / self._forget)

@@ -18,7 +18,7 @@ from services.smtp2stub.settings import Smtp2stub
 from services.smtp2stub.submission import MAX_HEADER, Trace, prepare, split_header
 from stubmail.address import Address
 from stubmail.errors import PermanentError, StubmailError, TemporaryError
-from stubmail.limits import SessionLimit
+from stubmail.limits import SessionLimit, is_loopback
 from stubmail.queue import Item, Recipient, new_queue_id
 from stubmail.queue.item import POST_ID_SIZE
 from stubmail.users import User, Users
@@ -65,12 +65,15 @@ class Acceptance:
         return self.authenticator.users
 
     def enter(self, connection: Drainable, name: str) -> str:
-        """Count a connection from a network; returns why it is refused, or an empty text."""
+        """Count a connection from a network; returns why it is refused, or an empty text.
+
+        This machine, where it is trusted, may have as many as there may be: an MTA or a webmail program is all users.
+        """
         if self.draining:
             return "is shutting down"
         if len(self.connections) >= self.options.connection_limit:
             return "has too many connections"
-        if not self._per_network.enter(name):
+        if not self._is_trusted(name) and not self._per_network.enter(name):
             return "has too many connections from you"
         self.connections.add(connection)
         self.empty.clear()
@@ -81,7 +84,8 @@ class Acceptance:
         self.connections.discard(connection)
         if not self.connections:
             self.empty.set()
-        self._per_network.leave(name)
+        if not self._is_trusted(name):
+            self._per_network.leave(name)
 
     def check_sender(self, address: str, user: User | None, utf8: bool) -> User | None:
         """Return whose message begins with this MAIL FROM; None for the null sender of somebody not logged in.
@@ -112,6 +116,9 @@ class Acceptance:
         if owner is None or not owns(owner, sender):
             raise PermanentError("5.7.1", f"{sender}, in From, is not an address that you may send from")
         return owner
+
+    def _is_trusted(self, name: str) -> bool:
+        return self.options.trust_loopback and is_loopback(name)
 
     def _owner(self, address: Address) -> User | None:
         return self.users.find(address.key) or self.users.find(address.base.key)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from stubmail.users import load_users
 BACKLOG = 512
 FORGET_SECONDS = 600.0  # in which a count of failed logins halves
 PASSWORD_THREADS = 2
+SPARE_FILES = 100
 
 _log = logging.getLogger("smtp2stub.receiver")
 
@@ -52,6 +54,7 @@ class Receiver:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         delays = FailureDelays(options.failure_delay_seconds, options.failure_delay_longest, FORGET_SECONDS)
+        _allow_files(options.connection_limit)
         with spool.lock("receiver"), ThreadPoolExecutor(PASSWORD_THREADS, "passwords") as passwords:
             spool.clean_incoming()
             intake = Intake(spool)
@@ -113,6 +116,15 @@ class Receiver:
             event(_log, "refused", level=logging.ERROR, reason=error.text)
         else:
             event(_log, "reloaded", users=len(authenticator.users))
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit of open files, as far as we may: each connection needs one, and one more for a large message."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
 def tls_context(options: Smtp2stub) -> ssl.SSLContext | None:

@@ -23,7 +23,7 @@ class Smtp2stub:
     size_limit: int = setting(52_428_800, "the largest message, in octets")
     recipient_limit: int = setting(1000, "the most recipients of one message")
     connection_limit: int = setting(1000, "the most connections at a time")
-    connection_limit_per_address: int = setting(100, "the most connections at a time from one IP address")
+    connection_limit_per_address: int = setting(100, "the most from one address (IPv6: one /64), this machine excepted")
     timeout_seconds: float = setting(300.0, "how long a client may say nothing; RFC 5321 §4.5.3.2.7 wants 300")
     failure_delay_seconds: float = setting(0.25, "the delay after a first wrong password; it doubles with each")
     failure_delay_longest: float = setting(5.0, "the longest such delay, in seconds")

@@ -11,7 +11,6 @@ import pytest
 
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
-from stubmail.limits import network
 from tests.support.gateway import ALICE, MESSAGE, Client, Gateway, gateway
 from tests.support.waiting import wait_until
 
@@ -418,10 +417,15 @@ def test_too_many_connections_are_told_so(tmp_path: Path) -> None:
 
 
 def test_one_address_has_its_own_limit(tmp_path: Path) -> None:
-    with gateway(tmp_path, replace(OPTIONS, connection_limit_per_address=1)) as served, served.connect():
-        with Client(served.address) as client:
-            assert "from you" in client.reply()
-        assert network("127.0.0.1") == "127.0.0.1"
+    options = replace(STRANGER, connection_limit_per_address=1)
+    with gateway(tmp_path, options) as served, served.connect(), Client(served.address) as second:
+        assert "from you" in second.reply()
+
+
+def test_this_machine_may_have_all_connections_there_are(tmp_path: Path) -> None:
+    options = replace(OPTIONS, connection_limit_per_address=1)
+    with gateway(tmp_path, options) as served, served.connect(), served.connect() as second:
+        assert second.say("NOOP").startswith("250")
 
 
 def test_who_says_nothing_is_hung_up_on(tmp_path: Path) -> None:
