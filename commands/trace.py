@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import click
@@ -15,9 +14,9 @@ import click
 from commands.resolver import resolver_options
 from stubmail import cli
 from stubmail.address import Address, AddressError
-from stubmail.discovery import Resolver, StubDomain, Target
+from stubmail.discovery import Resolver, StubDomain
 from stubmail.errors import Exit, StubmailError, TemporaryError
-from stubmail.hkp import MAX_ANSWER, fetch_certificate
+from stubmail.hkp_client import look_up
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
 
@@ -114,22 +113,13 @@ def _find_key(
     for address in dict.fromkeys((recipient, recipient.base)):
         for target in offer.keyservers:
             try:
-                certificate = fetch_certificate(partial(_get, http, target), address, now)
+                certificate = look_up(http, target, address, now)
             except StubmailError as error:
                 steps.append(Step("key", False, f"{target}: {error.text}"))
                 continue
             steps.append(Step("key", True, f"{target} has key {certificate.fingerprint} for {address}"))
             return True, steps
     return False, steps
-
-
-def _get(http: HttpClient, target: Target, path: str) -> bytes:
-    with http.get(target.host, target.port, path) as answer:
-        if answer.status == 404:
-            return b""
-        if answer.status != 200:
-            raise TemporaryError("4.3.0", f"it answers with HTTP status {answer.status}")
-        return answer.read(MAX_ANSWER)
 
 
 def _print(result: Trace) -> None:

@@ -6,7 +6,7 @@ from stubmail.address import Address
 from stubmail.discovery import Target
 from stubmail.errors import TemporaryError
 from stubmail.hkp import MAX_ANSWER, fetch_certificate
-from stubmail.http_client import HttpClient
+from stubmail.http_client import Answer, ConnectionLost, HttpClient
 from stubmail.openpgp import Certificate
 
 
@@ -16,8 +16,14 @@ def look_up(http: HttpClient, target: Target, address: Address, now: datetime) -
     Raises TemporaryError: there is none, it is not one to be used, or the server does not answer as it should.
     """
 
+    def ask(path: str) -> Answer:
+        try:
+            return http.get(target.host, target.port, path)
+        except ConnectionLost:  # a kept-alive connection that the server had closed meanwhile
+            return http.get(target.host, target.port, path)
+
     def get(path: str) -> bytes:
-        with http.get(target.host, target.port, path) as answer:
+        with ask(path) as answer:
             if answer.status == 404:
                 return b""
             if answer.status != 200:

@@ -4,12 +4,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from stubmail.address import Address
-from stubmail.discovery import StubDomain, Target
+from stubmail.discovery import StubDomain
 from stubmail.errors import PermanentError, TemporaryError
-from stubmail.hkp import MAX_ANSWER, fetch_certificate
+from stubmail.hkp_client import look_up
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
 from stubmail.log import event
@@ -67,7 +66,7 @@ class Keys:
         for address in dict.fromkeys((recipient, recipient.base)):
             for target in offer.keyservers:
                 try:
-                    certificate = fetch_certificate(partial(self._get, target), address, self._now())
+                    certificate = look_up(self._http, target, address, self._now())
                 except TemporaryError as error:
                     failure = error
                     continue
@@ -75,14 +74,6 @@ class Keys:
                 if addressee := self._known(recipient):
                     return addressee
         raise failure
-
-    def _get(self, target: Target, path: str) -> bytes:
-        with self._http.get(target.host, target.port, path) as answer:
-            if answer.status == 404:
-                return b""
-            if answer.status != 200:
-                raise TemporaryError("4.3.0", f"the key server {target} answers with HTTP status {answer.status}")
-            return answer.read(MAX_ANSWER)
 
     def _import(self, certificate: Certificate, address: Address) -> None:
         try:
