@@ -29,6 +29,15 @@ class GpgHome:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """The first two numbers of gpg's version."""
+        first = subprocess.run(["gpg", "--version"], capture_output=True, text=True, timeout=TIMEOUT).stdout.split(
+            "\n"
+        )[0]
+        major, minor = first.split()[-1].split(".")[:2]
+        return int(major), int(minor)
+
     def run(self, *arguments: str, data: bytes = b"", ok: Sequence[int] = (0,)) -> subprocess.CompletedProcess[bytes]:
         """Run gpg without questions; an exit status that is not in ``ok`` fails the test."""
         options = ("--batch", "--yes", "--no-tty", "--pinentry-mode=loopback", "--passphrase=")
