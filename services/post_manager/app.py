@@ -21,7 +21,8 @@ from services.post_manager.operations import JSON, Answer, Operations
 from services.post_manager.parts import Parts
 from services.post_manager.settings import Network
 from services.post_manager.storage import schema
-from services.post_manager.storage.database import Conflict, Database, StorageError, StorageFull
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.errors import Conflict, StorageError, StorageFull
 from stubmail.errors import Exit
 from stubmail.log import event
 from stubmail.request import Refusal

@@ -21,7 +21,7 @@ from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
-from services.post_manager.storage.database import Conflict, StorageError
+from services.post_manager.storage.errors import Conflict, StorageError
 from stubmail import log, settings
 from stubmail.errors import Exit
 from stubmail.request import Refusal

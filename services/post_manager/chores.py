@@ -7,7 +7,8 @@ from collections.abc import Callable
 from sqlalchemy import update
 
 from services.post_manager.storage import outbox, sessions
-from services.post_manager.storage.database import Conflict, Database, StorageError
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.errors import Conflict, StorageError
 from services.post_manager.storage.schema import chores, cookies, nonces
 from services.post_manager.storage.schema import sessions as session_table
 from stubmail.log import event

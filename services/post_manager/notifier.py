@@ -16,7 +16,8 @@ from services.post_manager import service
 from services.post_manager.checks import Checks
 from services.post_manager.counters import Counters
 from services.post_manager.storage import sessions
-from services.post_manager.storage.database import Database, StorageError, Watch
+from services.post_manager.storage.database import Database, Watch
+from services.post_manager.storage.errors import StorageError
 from services.post_manager.udp_socket import UdpSocket
 from stubmail import cli, log
 from stubmail.datagram import CHECK_SIZE

@@ -13,7 +13,8 @@ from services.post_manager.admission import Admitted
 from services.post_manager.parts import Parts
 from services.post_manager.policy import Accounts
 from services.post_manager.storage import mailbox, outbox, posts, sessions
-from services.post_manager.storage.database import Database, StorageFull
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.errors import StorageFull
 from services.post_manager.storage.posts import NewPost, Sender
 from services.post_manager.storage.schema import STATE_NAMES
 from services.post_manager.upload import open_upload

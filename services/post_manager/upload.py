@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from services.post_manager.parts import Parts
-from services.post_manager.storage.database import StorageFull
+from services.post_manager.storage.errors import StorageFull
 from stubmail.request import Part, Refusal
 
 IN_MEMORY = 1_048_576  # octets of one request that are kept in memory; more go to a file

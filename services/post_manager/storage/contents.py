@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from services.post_manager.storage.database import Conflict
+from services.post_manager.storage.errors import Conflict
 from services.post_manager.storage.schema import chunks, contents
 
 CHUNK = 262_144  # octets of every chunk but a content's last one

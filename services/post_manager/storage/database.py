@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from stubmail.errors import TemporaryError
+from services.post_manager.storage.errors import Conflict, translated
+from services.post_manager.storage.group import Group
 
 BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
 ATTEMPTS = 5  # at a transaction that meets another one
@@ -24,28 +24,6 @@ T = TypeVar("T")
 Version = tuple[int, int]
 
 _watches = itertools.count()
-
-
-class StorageError(TemporaryError):
-    """The database cannot do what was asked; the text is for the log. Nothing was changed."""
-
-    def __init__(self, text: str, code: str = "4.3.0") -> None:
-        super().__init__(code, text)
-
-
-class StorageFull(StorageError):
-    """There is no room left on the disk; deleting or waiting helps."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, "4.3.1")
-
-
-class StorageDamaged(StorageError):
-    """The database is not one, or its pages contradict each other: only a restored backup helps."""
-
-
-class Conflict(Exception):
-    """Another transaction was faster; the same one, made anew, succeeds."""
 
 
 class Database:
@@ -61,6 +39,7 @@ class Database:
         self._turn: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self._sqlite else contextlib.nullcontext()
         )
+        self._group = Group(self.write, self._alone)
 
     def close(self) -> None:
         """Close every connection."""
@@ -69,7 +48,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database and changes nothing. Raises StorageError."""
-        with _translated(), self._connect(_READ) as connection, connection.begin():
+        with translated(), self._connect(_READ) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
@@ -80,11 +59,18 @@ class Database:
         Raises StorageError, or Conflict when a row was put there by another meanwhile.
         """
         mode = _DURABLE if durable else _RELAXED
-        with _translated(), self._turn, self._connect(mode) as connection, connection.begin():
+        with translated(), self._turn, self._connect(mode) as connection, connection.begin():
             yield connection
 
     def transact(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a durable transaction, again when another transaction got into its way."""
+        """Run ``work`` in a durable transaction, again when another transaction got into its way.
+
+        What several threads have to write at the same moment shares one transaction where the database does not see
+        to that itself. Raises StorageError.
+        """
+        return self._group.run(work) if self._sqlite else self._alone(work)
+
+    def _alone(self, work: Callable[[Connection], T]) -> T:
         for _ in range(ATTEMPTS - 1):
             with contextlib.suppress(Conflict), self.write() as connection:
                 return work(connection)
@@ -94,7 +80,7 @@ class Database:
     @contextlib.contextmanager
     def watch(self) -> Iterator["Watch"]:
         """One connection kept for many small reads, with a cheap way to see whether anything changed meanwhile."""
-        with _translated(), self._connect(_READ) as connection:
+        with translated(), self._connect(_READ) as connection:
             yield Watch(connection, self._sqlite)
 
     def _connect(self, mode: str) -> Connection:
@@ -115,7 +101,7 @@ class Watch:
 
         The version is None where the database cannot tell. Raises StorageError.
         """
-        with _translated(), self._connection.begin():
+        with translated(), self._connection.begin():
             version = None
             if self._sqlite:  # it counts what other connections do, from wherever this one began to count
                 version = self._number, self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
@@ -177,30 +163,3 @@ def _server_engine(url: str, connections: int) -> Engine:
             connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
 
     return engine
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the database's many errors into the few that callers tell apart."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise Conflict from error
-    except DBAPIError as error:
-        raise _translate(error) from error
-    except SQLAlchemyError as error:
-        raise StorageError(f"the database: {error}") from error
-
-
-def _translate(error: DBAPIError) -> Exception:
-    text = f"the database: {error.orig}"
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    state = str(getattr(error.orig, "sqlstate", None) or "")
-    primary = code & 0xFF if isinstance(code, int) else None  # the upper octets only refine
-    if primary == sqlite3.SQLITE_FULL or state.startswith("53100"):  # disk_full
-        return StorageFull(text)
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state.startswith("XX00"):  # data_corrupted
-        return StorageDamaged(text)
-    if state.startswith("40"):  # transaction rollback: serialization failure, deadlock
-        return Conflict()
-    return StorageError(text)

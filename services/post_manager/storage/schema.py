@@ -21,7 +21,8 @@ from sqlalchemy import (
     update,
 )
 
-from services.post_manager.storage.database import Conflict, Database, StorageDamaged
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.errors import Conflict, StorageDamaged
 from stubmail.errors import Exit
 
 VERSION = 1

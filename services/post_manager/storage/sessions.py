@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
-from services.post_manager.storage.database import Conflict, Database
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.errors import Conflict
 from services.post_manager.storage.schema import cookies, nonces, sessions
 
 # protocol.md §9
