@@ -16,7 +16,7 @@ from stubmail.mbox.format import WireLength, wire_length
 DIGEST_SIZE = 32
 
 _FROM = re.compile(rb"\nFrom ")
-_LINE_ENDS = re.compile(rb"[\r\n]*")
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*+")
 _HOLD = 7  # of "\n\r\nFrom " so many octets may have come and nothing be certain
 
 
@@ -72,8 +72,9 @@ def content_hash(content: bytes) -> bytes:
 
 def begins_like_mbox(head: bytes) -> bool:
     """Whether a file that begins so may be an mbox: a ``From `` line behind empty lines at most, or nothing yet."""
-    text = head.lstrip(b"\r\n")
-    return not text or text.startswith(b"From ")
+    empty = _EMPTY_LINES.match(head)
+    at = empty.end() if empty else 0
+    return at == len(head) or head.startswith(b"From ", at)
 
 
 def separator(tail: bytes) -> bytes:
@@ -117,10 +118,10 @@ class Scanner:
         return self._index
 
     def _leading(self) -> bool:
-        if leading := _LINE_ENDS.match(self._buffer, self._at):
-            self._at = leading.end()
+        if empty := _EMPTY_LINES.match(self._buffer, self._at):
+            self._at = empty.end()
         word = self._buffer[self._at : self._at + 5]
-        if not b"From ".startswith(word):
+        if not b"From ".startswith(word) and word != b"\r":
             raise _no_from_line()
         if len(word) < 5:
             return False

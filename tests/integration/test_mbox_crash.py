@@ -36,6 +36,13 @@ def _many_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewrite, "WINDOW", 300)
 
 
+@pytest.fixture
+def fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows, each in one piece: for tests that take the square of the steps."""
+    monkeypatch.setattr(disk, "PIECE", 600)
+    monkeypatch.setattr(rewrite, "WINDOW", 600)
+
+
 class Place:
     """One try: a fresh directory with a mailbox, and what the puller has recorded."""
 
@@ -168,6 +175,7 @@ def test_delivery_when_the_power_fails_at_every_call(tmp_path: Path, initial: st
         graveyard = Graveyard(place.directory)
         lived = deliver(place, Machine(stop_at=number, disk=graveyard))
         graveyard.lose(random.Random(seed * 1000 + number))
+        assert not lived or "bob.stub-append" not in place.files()
         if lived or place.recorded:
             assert sorted(place.contents()) == sorted([*old(initial), *OURS.values()])
         assert deliver(place, Machine())
@@ -299,6 +307,7 @@ def test_removal_killed_at_every_call(tmp_path: Path, removal: str, legacy: str,
     assert until_it_lives(tmp_path, attempt) > 10
 
 
+@pytest.mark.usefixtures("fewer_steps")
 @pytest.mark.parametrize("removal", ["some", "last"])
 @pytest.mark.parametrize("torn", [0.5])
 def test_removal_killed_and_healing_killed_as_well(tmp_path: Path, removal: str, torn: float | None) -> None:
@@ -334,6 +343,7 @@ def test_removal_when_the_power_fails_at_every_call(tmp_path: Path, removal: str
         graveyard = Graveyard(place.directory)
         lived = remove(place, numbers, Machine(stop_at=number, disk=graveyard))
         graveyard.lose(random.Random(seed * 1000 + number))
+        assert not lived or "bob.stub-rewrite" not in place.files()
         there = place.contents()
         assert there == without(whole, numbers) or (there == whole and not lived)
         assert place.files() == {"bob"}
@@ -342,6 +352,7 @@ def test_removal_when_the_power_fails_at_every_call(tmp_path: Path, removal: str
     assert until_it_lives(tmp_path, attempt) > 10
 
 
+@pytest.mark.usefixtures("fewer_steps")
 @pytest.mark.parametrize("legacy", ["none", "careful"])
 def test_removal_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy: str) -> None:
     numbers = REMOVALS["some"]

@@ -46,7 +46,7 @@ def read_slowly(data: bytes) -> list[tuple[int, int, int]]:
             if extents:
                 extents[-1][2] = offset - empty
             extents.append([offset, offset + len(line), 0])
-        leading = leading and not line.strip(b"\r\n")
+        leading = leading and line in (b"\n", b"\r\n")
         offset += len(line)
         empty = len(line) if line in (b"\n", b"\r\n") else 0
     if extents:
@@ -106,7 +106,20 @@ def test_empty_mailboxes(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"x", b"From: a\n", b"Subject: x\n\nFrom a\n", b"Fro", b"\0From a\n", b" From a\n", b">From "]
+    "data",
+    [
+        b"x",
+        b"From: a\n",
+        b"Subject: x\n\nFrom a\n",
+        b"Fro",
+        b"\r",
+        b"\rFrom a\n",
+        b"\0From a\n",
+        b" From a\n",
+        b">From ",
+        b"\r",
+        b"\rFrom a\n",
+    ],
 )
 def test_a_file_that_does_not_begin_with_a_from_line_is_refused(data: bytes) -> None:
     assert outcome(data) is None
