@@ -225,7 +225,7 @@ def test_a_key_with_a_passphrase(home: GpgHome, keyring: Keyring, alice: Identit
     packed = gpg_seal(home, "-se", to=alice)
     with keyring.identity(
         DAVE, PASSPHRASE
-    ) as dave:  # some keys that gpg 2.4 exports protected are not to Sequoia's taste
+    ) as dave:  # gpg 2.4 exports some keys so that only gpg can use them
         verify(TEXT, dave.sign(TEXT), dave.certificate)
         assert dave.unseal(message, keyring.by_fingerprint, LIMIT).data == TEXT
         packed = gpg_seal(home, "-se", to=dave)
