@@ -60,8 +60,7 @@ def create_app(edge: Edge) -> Flask:
         parts: Parts | None = None
         try:
             length, boundary = _check_header(edge)
-            edge.allow(request.environ.get("gunicorn.socket"), length)
-            parts = Parts(request.input_stream, length, boundary)
+            parts = Parts(_Watched(edge), length, boundary)
             admitted = edge.gate.admit(parts, _remote(edge))
             answer = edge.operations.answer(admitted, parts)
             return _respond(edge, admitted.request.op, answer)
@@ -94,6 +93,19 @@ def create_app(edge: Edge) -> Flask:
         return _json(error.code or 500, {"error": "not-found", "message": error.name, "time": int(edge.clock())})
 
     return app
+
+
+class _Watched:
+    """The request's body; each read gets its own time, so that whoever announces much cannot stall for long."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._connection = request.environ.get("gunicorn.socket")
+        self._stream = request.input_stream
+        self._allow = edge.allow
+
+    def read(self, size: int, /) -> bytes:
+        self._allow(self._connection, size)
+        return self._stream.read(size)
 
 
 def _check_header(edge: Edge) -> tuple[int, bytes]:

@@ -41,10 +41,10 @@ def main() -> None:
         directory.open_directory(section.spool)
         accounts = load_accounts(section.accounts, section.terms)
         database = service.open_database(section, 1, prepare=True)
-    except Exit as error:
-        log.event(_log, "failed", level=logging.CRITICAL, error=error.text)
+    except (Exit, OSError) as error:
+        log.event(_log, "failed", level=logging.CRITICAL, error=error)
         CGIHandler().run(_unavailable)
-        sys.exit(error.status)
+        sys.exit(error.status if isinstance(error, Exit) else os.EX_OSERR)
     if section.udp:
         start_notifier(section, config)
     edge = service.make_edge(section, host, accounts, database, counters=Counters())

@@ -16,7 +16,7 @@ from services.post_manager.storage import mailbox, outbox, posts, sessions
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import StorageFull
 from services.post_manager.storage.posts import NewPost, Sender
-from services.post_manager.storage.schema import STATE_NAMES
+from services.post_manager.storage.schema import STATE_NAMES, WITHDRAWN
 from services.post_manager.upload import open_upload
 from stubmail import frames, request
 from stubmail.address import Address
@@ -173,10 +173,10 @@ class Operations:
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
         states = outbox.withdraw(self._database, admitted.fingerprint, ids, now, self._keeping.tombstone)
+        event(_log, "withdrew", admitted.request.session, posts=list(states.values()).count(WITHDRAWN), asked=len(ids))
         results = []
         for post_id in ids:
             state = STATE_NAMES[states[post_id]] if post_id in states else "absent"
-            event(_log, "withdrawn" if state == "withdrawn" else "kept", post_id.hex(), state=state)
             results.append({"id": post_id.hex(), "state": state})
         return _json({"results": results})
 

@@ -41,6 +41,8 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
     """
     try:
         database = Database(section.database_url, connections)
+    except ValueError as error:
+        raise ConfigError(f"[post_manager] database: {error}") from error
     except ArgumentError as error:
         raise ConfigError(f"[post_manager] database is not a URL that can be used: {error}") from error
     except ImportError as error:

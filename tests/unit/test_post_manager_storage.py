@@ -379,6 +379,12 @@ def test_a_watch_sees_that_something_changed(database: Database) -> None:
             assert mailbox.waiting(connection, BOB) == (1, 1)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="needs a file"):
+        Database(url)
+
+
 def test_a_database_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path, database: Database) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory"):

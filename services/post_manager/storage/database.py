@@ -121,9 +121,10 @@ def sqlite_path(url: str) -> Path | None:
 
 def _sqlite_engine(url: str, connections: int) -> Engine:
     path = sqlite_path(url)
-    if path is not None:
-        # SQLite would make the file readable to others; its journal and index files take the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if path is None or str(path) == ":memory:":
+        raise ValueError("an SQLite database needs a file: several processes share it")
+    # SQLite would make the file readable to others; its journal and index files take the mode of this one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = create_engine(url, pool_size=connections, max_overflow=connections, pool_timeout=BUSY_SECONDS)
 
     @event.listens_for(engine, "connect")
