@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from commands.accounts import chosen, config_option, users_file
 from stubmail import cli, settings
 from stubmail.address import Address
 from stubmail.discovery import Resolver, Store
@@ -23,7 +23,6 @@ from stubmail.request import STATES
 from stubmail.settings import ConfigError, Dns
 from stubmail.store_answers import Sent
 from stubmail.store_client import StoreClient
-from stubmail.users import User, load_users
 
 _EPILOG = """\b
 Examples:
@@ -33,34 +32,19 @@ Examples:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What stub.conf says of the gateway: its accounts, how domains are found, and its store when that is fixed."""
-
-    users: Path
-    dns: Dns
-    store: Store | None
-
-    @classmethod
-    def read(cls, config: Path) -> "Places":
-        """Read [smtp2stub] and [dns]. Raises ConfigError."""
-        data = settings.load_file(config)
-        section = data.get("smtp2stub", {})
-        users = os.environ.get("STUBMAIL_SMTP2STUB_USERS") or section.get("users")
-        store = os.environ.get("STUBMAIL_SMTP2STUB_STORE") or section.get("store")
-        if not isinstance(users, str):
-            raise ConfigError(f"[smtp2stub] users is missing in {config}: the users file")
-        return cls(Path(users), settings.read(data, "dns", Dns), _parse_store(store) if store else None)
-
-
 class Outboxes:
     """The outboxes of some of our accounts, each at its own domain's store."""
 
-    def __init__(self, places: Places, only: str | None) -> None:
-        self._users = _chosen(places, only)
-        self._resolver = Resolver.from_settings(places.dns)
+    def __init__(self, config: Path, account: str | None) -> None:
+        """Read stub.conf and the users file; ``account``: only that one. Raises Exit."""
+        data = settings.load_file(config)
+        self._users = chosen(users_file(config), account)
+        self._resolver = Resolver.from_settings(settings.read(data, "dns", Dns))
         self._http = HttpClient(self._resolver)
-        self._store = places.store
+        gateway = data.get("smtp2stub")
+        fixed = gateway.get("store") if isinstance(gateway, dict) else None
+        url = os.environ.get("STUBMAIL_SMTP2STUB_STORE") or fixed
+        self._store = _parse_store(str(url)) if url else None
 
     def clients(self) -> Iterator[tuple[Address, StoreClient]]:
         """Yield each account's address and its client. Raises StubmailError."""
@@ -92,22 +76,13 @@ class Outboxes:
 def _of_accounts(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say whose outbox it is; the command receives ``outboxes``."""
 
+    @config_option
+    @click.option("--account", metavar="ADDRESS", help="Only this account; all of the users file otherwise.")
     @wraps(function)
-    def wrapper(config: Path, account: str | None, **others: Any) -> None:
-        function(Outboxes(Places.read(config), account), **others)
+    def command(config: Path, account: str | None, **others: Any) -> None:
+        function(Outboxes(config, account), **others)
 
-    for option in (
-        click.option("--account", metavar="ADDRESS", help="Only this account; all of the users file otherwise."),
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            default=settings.default_path,
-            show_default="$STUB_CONF, else ~/.stub/stub.conf",
-            help="The gateway's configuration file (TOML).",
-        ),
-    ):
-        wrapper = option(wrapper)
-    return wrapper
+    return command
 
 
 @click.group("outbox", epilog=_EPILOG)
@@ -169,16 +144,6 @@ def withdraw(outboxes: Outboxes, post_ids: tuple[str, ...], as_json: bool) -> No
             click.echo(f"{post_id.hex()}  {state}")
     if set(states.values()) != {"withdrawn"}:
         raise SystemExit(1)
-
-
-def _chosen(places: Places, only: str | None) -> list[User]:
-    users = load_users(places.users)
-    if only is None:
-        return list(users)
-    user = users.find(only)
-    if user is None:
-        raise Exit(os.EX_NOUSER, f"{places.users} has no account {only}")
-    return [user]
 
 
 def _parse_id(text: str) -> bytes:
