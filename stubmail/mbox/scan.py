@@ -16,7 +16,7 @@ from stubmail.mbox.format import WireLength, wire_length
 DIGEST_SIZE = 32
 
 _FROM = re.compile(rb"\nFrom ")
-_EMPTY_LINES = re.compile(rb"(?:\r?\n)*+")
+_EMPTY_LINES = re.compile(rb"(?:\r?\n){1,1000}")  # no more at once: each costs memory while it may be given back
 _HOLD = 7  # of "\n\r\nFrom " so many octets may have come and nothing be certain
 
 
@@ -70,10 +70,15 @@ def content_hash(content: bytes) -> bytes:
     return whole.digest()
 
 
+def _skip_empty_lines(data: bytes, at: int) -> int:
+    while empty := _EMPTY_LINES.match(data, at):
+        at = empty.end()
+    return at
+
+
 def begins_like_mbox(head: bytes) -> bool:
     """Whether a file that begins so may be an mbox: a ``From `` line behind empty lines at most, or nothing yet."""
-    empty = _EMPTY_LINES.match(head)
-    at = empty.end() if empty else 0
+    at = _skip_empty_lines(head, 0)
     return at == len(head) or head.startswith(b"From ", at)
 
 
@@ -118,8 +123,7 @@ class Scanner:
         return self._index
 
     def _leading(self) -> bool:
-        if empty := _EMPTY_LINES.match(self._buffer, self._at):
-            self._at = empty.end()
+        self._at = _skip_empty_lines(self._buffer, self._at)
         word = self._buffer[self._at : self._at + 5]
         if not b"From ".startswith(word) and word != b"\r":
             raise _no_from_line()
