@@ -26,10 +26,8 @@ from stubmail.request import (
     mac,
 )
 
-MAC_SIZE = 32
-_MAX_SMALL = (
-    MAX_REQUEST + MAX_SIGNATURE + MAX_CERTIFICATE + 4 * (MAX_HEADERS + 256)
-)  # octets of all requests but ``store``
+# Octets of a request, but for a ``store``: three parts, and what stands around them.
+_MAX_SMALL = MAX_REQUEST + MAX_SIGNATURE + MAX_CERTIFICATE + 4 * (MAX_HEADERS + 256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A database, its transactions with a stated durability, and the few errors that the rest has to know."""
+"""A database and its transactions, with a stated durability."""
 
 import contextlib
 import itertools
