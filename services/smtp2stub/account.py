@@ -81,6 +81,7 @@ class Account:
             identity = self.identity()
             client = self._store_client(identity)
             largest = client.session.max_post
+            identity.close()  # reading the store's answer took a process; there may be many accounts
             if not largest:
                 raise TemporaryError("4.7.1", f"our store {client.store_record} takes no mail from {self.address}")
         except (StubmailError, Exit) as error:
@@ -101,6 +102,7 @@ class Account:
                 parcel.settle(Outcome.of(error, VIA))
             else:
                 self._defer([parcel], error)
+                self._identity = self._client = None  # our key may have been renewed since it was unlocked
             return []
         except (OSError, ItemError) as error:
             event(_log, "failed", item.id, logging.ERROR, reason=f"cannot read the message: {error}")

@@ -1,6 +1,7 @@
 """Sealing and storing: what recipients can open, and what becomes of each answer of the store."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,15 @@ def alice() -> Identity:
 
 
 @pytest.fixture(scope="module")
-def bob() -> Identity:
-    return person(BOB)
+def bob() -> Iterator[Identity]:
+    with person(BOB) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def carl() -> Identity:
-    return person(CARL)
+def carl() -> Iterator[Identity]:
+    with person(CARL) as found:
+        yield found
 
 
 @pytest.fixture
@@ -200,6 +203,23 @@ def test_a_key_that_does_not_open_keeps_mail_waiting(
     keyring.own = own
     account.post([sent])
     assert states(sent) == [(State.DONE, "2.0.0")]
+
+
+def test_a_key_that_was_renewed_is_unlocked_anew(
+    queue: Queue, account: MemoryAccount, alice: Identity, bob: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = parcel(queue, 1, bob)
+
+    def expired(data: bytes, recipients: object) -> bytes:
+        raise OpenPGPError("expired", "our own key is expired")
+
+    monkeypatch.setattr(alice, "seal", expired)
+    account.post([sent])
+    assert states(sent) == [(State.WAITING, "4.7.5")]
+    account.keyring.own = person(ALICE)
+    account.post([sent])
+    assert states(sent) == [(State.DONE, "2.0.0")]
+    assert account.keyring.unlocked == 2
 
 
 def test_the_store_in_use_outlives_a_failure_of_our_own_dns(
