@@ -12,6 +12,10 @@ class Listing(Protocol):
     def octets(self) -> Sequence[int]:
         """How many octets RETR transmits of each message, before byte-stuffing."""
 
+    @property
+    def total(self) -> int:
+        """Their sum."""
+
     def uid(self, index: int) -> str:
         """Return a message's unique-id: 1 to 70 characters from 0x21 to 0x7E (RFC 1939 §7)."""
 

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from typing import Any, Protocol, cast
 
 from services.pop3d.actions import Action, Close, Commit, Login, Retrieve, StartTls
-from services.pop3d.channel import WRITE_BUFFER, Channel
+from services.pop3d.channel import Channel
 from services.pop3d.limits import is_loopback, network
 from services.pop3d.login import Attempt, Door, Refused
 from services.pop3d.maildrop import Maildrop
@@ -21,7 +21,9 @@ from stubmail.errors import StubmailError
 from stubmail.log import event
 
 MAX_PENDING = 65_536  # octets of commands that wait; then the client is not read until they are fewer
-TURN = 256  # actions of one session before the others have theirs
+TURN = 64  # actions of one session before the others have theirs
+TURN_OCTETS = 32_768  # and so many octets of replies
+REST = 0.001  # seconds between turns while others have work done in threads
 RUN = 64  # pipelined retrievals that are read together
 
 logger = logging.getLogger("pop3d")
@@ -32,6 +34,8 @@ class Host(Protocol):
 
     door: Door
     patience: Patience
+    jobs: int
+    """How many connections have work done in threads at this moment; they count themselves."""
 
     @property
     def mail(self) -> Executor:
@@ -70,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._deferred: Action | None = None  # what came behind a run of retrievals
         self._job: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[None] | None = None
-        self._pumping = False  # it is scheduled
+        self._turn: asyncio.Handle | None = None  # the next one, when the last was used up
         self._half_closed = self._closing = self._lost = False
 
     # What asyncio calls
@@ -173,12 +177,15 @@ class Connection(asyncio.Protocol):
 
     def _pump(self) -> None:
         """Carry out what the session asks for until it waits, the client is slow, or it is the others' turn."""
-        self._pumping = False
         out: list[bytes] = []
-        size = 0
-        for _ in range(TURN):
-            if self._waits():
+        size = turn = 0
+        while not self._waits():
+            if turn == TURN or size >= TURN_OCTETS:
+                # An event loop that never rests starves the threads at work for others: they must get hold of
+                # Python's global lock again and again.
+                self._turn = self._loop.call_later(REST if self._host.jobs else 0, self._next_turn)
                 break
+            turn += 1
             action: bytes | Action | None = self._deferred or self._session.next()
             self._deferred = None
             if isinstance(action, Retrieve) and self._reader is not None:
@@ -186,26 +193,26 @@ class Connection(asyncio.Protocol):
             if isinstance(action, bytes):
                 out.append(action)
                 size += len(action)
-                if size < WRITE_BUFFER:
-                    continue
+                continue
             self._write(out)
-            out, size = [], 0
-            if action is None:
-                if self._half_closed:
-                    self.end("hung up")
-                break
-            if not isinstance(action, bytes):
+            out = []
+            if action is not None:
                 self._perform(action)
-        else:
-            if not self._pumping:
-                self._pumping = True
-                self._loop.call_soon(self._pump)
+                continue
+            if self._half_closed:
+                self.end("hung up")
+            break
         self._write(out)
         if self._session.pending < MAX_PENDING // 2 and self._paused is None and not self._closing:
             self._channel.resume_reading()
 
+    def _next_turn(self) -> None:
+        self._turn = None
+        self._pump()
+
     def _waits(self) -> bool:
-        return self._job is not None or self._paused is not None or self._closing or self._channel.handshaking
+        busy = self._job is not None or self._turn is not None
+        return busy or self._paused is not None or self._closing or self._channel.handshaking
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -232,10 +239,12 @@ class Connection(asyncio.Protocol):
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what takes time; meanwhile the session waits."""
+        self._host.jobs += 1
         self._job = self._loop.create_task(work)
         self._job.add_done_callback(self._job_done)
 
     def _job_done(self, job: asyncio.Task[None]) -> None:
+        self._host.jobs -= 1
         self._job = None
         if error := None if job.cancelled() else job.exception():
             known = isinstance(error, OSError | StubmailError)

@@ -6,6 +6,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from services.pop3d.index_cache import IndexCache
 from services.pop3d.index_format import Record, RecordError
 from services.pop3d.uidl import Memory, Twins, UidlError, pack, unpack
 from stubmail.mbox.scan import Index, content_hash
@@ -23,10 +24,14 @@ _random = random.SystemRandom()
 
 
 class IndexFile:
-    """The index of the mbox at ``path``. A cache: when it cannot be read or written, that costs time only."""
+    """The index of the mbox at ``path``. A cache: when it cannot be read or written, that costs time only.
 
-    def __init__(self, path: Path) -> None:
+    ``cache``: where indexes are kept that were read before.
+    """
+
+    def __init__(self, path: Path, cache: IndexCache | None = None) -> None:
         self._mbox = path
+        self._cache = cache or IndexCache(0)
         self._path = Path(f"{path}{SUFFIX}")
 
     def load(self) -> Record | None:
@@ -36,8 +41,14 @@ class IndexFile:
             with os.fdopen(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 # In a directory where others may write, theirs would give messages the ids that they like.
-                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-                    return Record.from_wire(file.read())
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                    return None
+                seen = signature(descriptor)
+                record = self._cache.get(self._path, seen)
+                if record is None:
+                    record = Record.from_wire(file.read())
+                    self._cache.put(self._path, seen, record)
+                return record
         return None
 
     def fits(self, record: Record) -> bool:

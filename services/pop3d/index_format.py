@@ -12,7 +12,7 @@ All in this machine's byte order: another's has another magic.
 import struct
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.pop3d.uidl import HASH_SIZE
 from stubmail.mbox.scan import DIGEST_SIZE, Index
@@ -40,10 +40,19 @@ class Record:
     index: Index
     numbers: dict[int, int]
     memory: bytes
+    total: int = field(init=False)  # octets of all messages
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", sum(self.index.octets))
 
     def hash(self, index: int) -> bytes:
         """The hash by which a message's unique-id begins."""
         return bytes(self.index.digests[index * DIGEST_SIZE : index * DIGEST_SIZE + HASH_SIZE])
+
+    @property
+    def size(self) -> int:
+        """About how many octets it takes, in memory as on disk."""
+        return (4 * 8 + DIGEST_SIZE) * len(self.index) + 100 * len(self.numbers) + len(self.memory) + 1000
 
     def hashes(self) -> list[bytes]:
         """All of them, in order."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from services.pop3d.actions import Login
 from services.pop3d.limits import FailureDelays
-from services.pop3d.locations import parse_location
 from services.pop3d.maildrop import InUse, Maildrop
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.log import event
@@ -55,6 +54,7 @@ class Door:
     """Lets those with a password in. ``users`` may be replaced at any time.
 
     ``passwords`` and ``mail`` are thread pools: hashing takes a processor for tens of milliseconds, mailboxes block.
+    ``open_maildrop`` opens what the users file names, as Location.open does.
     """
 
     def __init__(
@@ -63,9 +63,11 @@ class Door:
         delays: FailureDelays,
         passwords: Executor,
         mail: Executor,
+        open_maildrop: Callable[[str], Maildrop],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.users = users
+        self._open_maildrop = open_maildrop
         self._sleep = sleep
         self._delays = delays
         self._passwords = passwords
@@ -99,10 +101,10 @@ class Door:
         loop = asyncio.get_running_loop()
         for _ in range(IN_USE_TRIES):
             try:
-                return await loop.run_in_executor(self._mail, _open, user.maildrop)
+                return await loop.run_in_executor(self._mail, self._open_maildrop, user.maildrop)
             except InUse:
                 await self._sleep(IN_USE_PAUSE)
-        return await loop.run_in_executor(self._mail, _open, user.maildrop)
+        return await loop.run_in_executor(self._mail, self._open_maildrop, user.maildrop)
 
     @asynccontextmanager
     async def _turn(self, attempt: Attempt) -> AsyncIterator[None]:
@@ -130,7 +132,3 @@ def _authenticate(users: Users, credentials: Login) -> User | None:
         users.authenticate("", credentials.password.decode("utf-8", "replace"))
         return None
     return users.authenticate(name, password)
-
-
-def _open(maildrop: str) -> Maildrop:
-    return parse_location(maildrop).open()

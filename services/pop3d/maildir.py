@@ -80,6 +80,7 @@ class Maildir:
                 self._files.append(name)
         sizes.save(path)
         self.octets: Sequence[int] = [state.octets for state in self._states]
+        self.total = sum(self.octets)
         self._uids = _unique_ids(self._files)
 
     def uid(self, index: int) -> str:

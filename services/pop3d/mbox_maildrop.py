@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.pop3d.index_cache import IndexCache
 from services.pop3d.index_file import IndexFile
 from services.pop3d.index_format import Record, without
 from services.pop3d.lock import SessionLock
@@ -24,13 +25,14 @@ class MboxLocation:
     """An mbox file; none there is an empty maildrop."""
 
     path: Path
+    cache: IndexCache | None = None
 
     def open(self) -> "MboxMaildrop":
         """Lock it for this session, not for deliveries, and look at what is there."""
         self.check()
         lock = SessionLock(Path(f"{self.path}{LOCK_SUFFIX}"))
         try:
-            return MboxMaildrop(self.path, lock)
+            return MboxMaildrop(self.path, lock, self.cache)
         except BaseException:
             lock.release()
             raise
@@ -48,11 +50,11 @@ class MboxLocation:
 class MboxMaildrop:
     """An open mbox; see services.pop3d.maildrop.Maildrop."""
 
-    def __init__(self, path: Path, lock: SessionLock) -> None:
+    def __init__(self, path: Path, lock: SessionLock, cache: IndexCache | None) -> None:
         self._path = path
         self._lock = lock
         self._mbox = Mbox(path, LOCK_SECONDS, owner="pop3d")
-        self._file = IndexFile(path)
+        self._file = IndexFile(path, cache)
         record = self._file.load()
         if record is not None and self._file.fits(record):
             self._record = record
@@ -60,6 +62,7 @@ class MboxMaildrop:
             self._record = self._read(record)
         self._snapshot = Snapshot(path, self._record.index, self._record.seen)
         self.octets: Sequence[int] = self._record.index.octets
+        self.total = self._record.total
 
     def uid(self, index: int) -> str:
         return format_uid(self._record.hash(index), self._record.numbers.get(index, 1))

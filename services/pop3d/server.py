@@ -11,8 +11,10 @@ from functools import partial
 from typing import TypeVar
 
 from services.pop3d.connection import Connection
+from services.pop3d.index_cache import IndexCache
 from services.pop3d.limits import FailureDelays, SessionLimit
 from services.pop3d.listening import bind, name_of
+from services.pop3d.locations import parse_location
 from services.pop3d.login import Door
 from services.pop3d.patience import Patience
 from services.pop3d.settings import Pop3d
@@ -40,8 +42,12 @@ class Server:
         self.mail = ThreadPoolExecutor(settings.threads, thread_name_prefix="mail")
         self._passwords = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="password")
         delays = FailureDelays(settings.failure_delay_seconds, settings.failure_delay_longest, FORGET_SECONDS)
-        self.door = Door(users, delays, self._passwords, self.mail)
+        indexes = IndexCache()
+        self.door = Door(
+            users, delays, self._passwords, self.mail, lambda maildrop: parse_location(maildrop, indexes).open()
+        )
         self._limit = SessionLimit(settings.sessions_per_address)
+        self.jobs = 0
         self._connections: set[Connection] = set()
         self._strangers: OrderedDict[Connection, None] = OrderedDict()
         self._listeners: list[asyncio.Server] = []

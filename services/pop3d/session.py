@@ -23,7 +23,7 @@ from services.pop3d.wire import (
 )
 
 MAX_ERRORS = 10  # in a row; before login nothing interrupts the row, so it bounds the guesses of one connection
-LISTING_BLOCK = 500  # messages of LIST and UIDL in one piece
+LISTING_BLOCK = 200  # messages of LIST and UIDL in one piece
 GREETING = "stubmail POP3 server ready"
 
 Outcome = bytes | Action | Iterator[bytes]
@@ -288,9 +288,8 @@ class Session:
         return (index for index in range(len(self._messages.octets)) if not (marked and marked[index]))
 
     def _unmark(self) -> None:
-        octets = self._messages.octets
         self._deleted = bytearray()
-        self._count, self._size = len(octets), sum(octets)
+        self._count, self._size = len(self._messages.octets), self._messages.total
 
     def _summary(self) -> str:
         return f"{self._count} message{'' if self._count == 1 else 's'} ({self._size} octets)"

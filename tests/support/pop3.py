@@ -22,6 +22,10 @@ class FakeMaildrop:
     def octets(self) -> Sequence[int]:
         return [len(message) for message in self.messages]
 
+    @property
+    def total(self) -> int:
+        return sum(self.octets)
+
     def uid(self, index: int) -> str:
         return f"uid-{index + 1}"
 

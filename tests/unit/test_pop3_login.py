@@ -10,6 +10,7 @@ import pytest
 
 from services.pop3d.actions import Login
 from services.pop3d.limits import FailureDelays
+from services.pop3d.locations import parse_location
 from services.pop3d.login import PARALLEL, Attempt, Door, Refused
 from services.pop3d.mbox_maildrop import MboxLocation
 from stubmail.users import User, Users
@@ -51,7 +52,16 @@ def run(tmp_path: Path, clock: Clock, work: Callable[[Door], Coroutine[Any, Any,
 
     async def main() -> None:
         with ThreadPoolExecutor(2) as passwords, ThreadPoolExecutor(2) as mail:
-            await work(Door(users, FailureDelays(0.25, 5.0, 30.0), passwords, mail, clock.sleep))
+            await work(
+                Door(
+                    users,
+                    FailureDelays(0.25, 5.0, 30.0),
+                    passwords,
+                    mail,
+                    lambda text: parse_location(text).open(),
+                    clock.sleep,
+                )
+            )
 
     asyncio.run(main())
 
