@@ -16,7 +16,7 @@ from services.post_manager.storage.group import Group
 
 BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
 ATTEMPTS = 5  # at a transaction that meets another one
-_CACHE_KIB = 8192  # SQLite's page cache, per connection
+_CACHE_KIB = 2048  # SQLite's page cache, per connection
 _MODE = "stubmail_mode"
 _READ, _RELAXED, _DURABLE = "read", "relaxed", "durable"
 
@@ -125,7 +125,13 @@ def _sqlite_engine(url: str, connections: int) -> Engine:
         raise ValueError("an SQLite database needs a file: several processes share it")
     # SQLite would make the file readable to others; its journal and index files take the mode of this one.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    engine = create_engine(url, pool_size=connections, max_overflow=connections, pool_timeout=BUSY_SECONDS)
+    engine = create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=connections,
+        pool_timeout=BUSY_SECONDS,
+        pool_use_lifo=True,  # few connections have a full cache, not all of them in turn
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
