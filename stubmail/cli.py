@@ -52,7 +52,8 @@ def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        program = Path(sys.argv[0]).name
+        called = Path(sys.argv[0])
+        program = called.parent.name if called.name == "__main__.py" else called.name  # python -m services.pop3d
         try:
             function(*args, **kwargs)
         except Exit as error:

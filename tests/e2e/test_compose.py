@@ -31,6 +31,17 @@ def subjects(compose: Compose, address: str) -> Counter[str]:
     return found
 
 
+def waiting(compose: Compose) -> list[dict[str, str]]:
+    """Alice's posts that nobody has fetched yet."""
+    listed = compose("exec", "-T", "alpha-gateway", "stubmail", "outbox", "list", "--json", "--state", "waiting")
+    return list(json.loads(listed))
+
+
+def heartbeat(compose: Compose) -> str:
+    """When bob's puller last began a round."""
+    return compose("exec", "-T", "beta-puller", "stat", "--format", "%y", "state/heartbeat")
+
+
 def test_all_services_are_healthy(compose: Compose) -> None:
     services = [json.loads(line) for line in compose("ps", "--format", "json").splitlines()]
     assert len(services) == 12
@@ -59,7 +70,10 @@ def test_plain_gpg_finds_and_receives_a_key(compose: Compose) -> None:
 
 def test_the_first_message_waits_until_its_recipient_has_written_back(compose: Compose) -> None:
     assert compose.submit(ALICE, BOB, "first").returncode == 0
-    time.sleep(3)  # two rounds of bob's puller: that something does not happen can only be waited for
+    until("it is stored", lambda: len(waiting(compose)) == 1)
+    for _ in range(2):
+        begun = heartbeat(compose)
+        until("a round of bob's puller", lambda: heartbeat(compose) != begun)  # noqa: B023
     assert subjects(compose, BOB) == {}
     assert compose.submit(BOB, ALICE, "reply").returncode == 0
     until("both are delivered", lambda: subjects(compose, BOB)["first"] == subjects(compose, ALICE)["reply"] == 1)
@@ -68,13 +82,8 @@ def test_the_first_message_waits_until_its_recipient_has_written_back(compose: C
 def test_plain_gpg_opens_a_post_copied_from_the_store(compose: Compose) -> None:
     compose("stop", "beta-puller")
     assert compose.submit(ALICE, BOB, "copied", "The body of the copied post.").returncode == 0
-
-    def outbox() -> list[dict[str, str]]:
-        listed = compose("exec", "-T", "alpha-gateway", "stubmail", "outbox", "list", "--json", "--state", "waiting")
-        return list(json.loads(listed))
-
-    until("it is stored", lambda: len(outbox()) == 1)
-    post_id = outbox()[0]["id"]
+    until("it is stored", lambda: len(waiting(compose)) == 1)
+    post_id = waiting(compose)[0]["id"]
     post = subprocess.run(
         ["docker", "compose", "exec", "-T", "alpha-store", "post_manager", "export", post_id],
         capture_output=True,
