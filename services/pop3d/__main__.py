@@ -29,7 +29,7 @@ DESCRIPTORS = 4  # a session needs: its socket, the maildrop's lock, a message b
 EXAMPLES = """\b
 Examples:
   pop3d --listen 127.0.0.1:1110 --users users.toml
-  pop3d --listen :::110 --tls-listen :::995 --tls-cert cert.pem --tls-key key.pem --users users.toml
+  pop3d --listen [::]:110 --tls-listen [::]:995 --tls-cert cert.pem --tls-key key.pem --users users.toml
   pop3d --config stub.conf --check
 
 \b

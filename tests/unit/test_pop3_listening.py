@@ -1,0 +1,45 @@
+"""Listening sockets."""
+
+import os
+import socket
+
+import pytest
+
+from services.pop3d.listening import bind, name_of
+from stubmail.errors import Exit
+
+
+def accepts(bound: socket.socket, address: str) -> bool:
+    bound.listen()
+    try:
+        with socket.create_connection((address, bound.getsockname()[1]), 5):
+            return True
+    except OSError:
+        return False
+
+
+def test_a_port_is_taken_and_named() -> None:
+    [bound] = bind("127.0.0.1", 0)
+    with bound:
+        assert name_of(bound) == f"127.0.0.1:{bound.getsockname()[1]}"
+        assert bound.getsockname()[1] > 0
+        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_the_ipv6_wildcard_is_for_ipv4_too_and_any_other_ipv6_address_is_not() -> None:
+    [everywhere], [loopback] = bind("::", 0), bind("::1", 0)
+    with everywhere, loopback:
+        assert accepts(everywhere, "127.0.0.1")
+        assert accepts(everywhere, "::1")
+        assert accepts(loopback, "::1")
+        assert not accepts(loopback, "127.0.0.1")
+        assert name_of(loopback).startswith("[::1]:")
+
+
+def test_what_cannot_be_had_is_an_exit_and_nothing_stays_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Exit) as caught:
+        bind("127.0.0.1", taken.getsockname()[1])
+    assert caught.value.status == os.EX_UNAVAILABLE
+    with pytest.raises(Exit, match=r"cannot listen on host\.invalid:110"):
+        bind("host.invalid", 110)
