@@ -8,19 +8,18 @@ from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
 from commands.accounts import chosen, config_option, users_file
 from stubmail import cli, settings
 from stubmail.address import Address
-from stubmail.discovery import Resolver, Store
+from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit, PermanentError
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
 from stubmail.request import STATES
-from stubmail.settings import ConfigError, Dns
+from stubmail.settings import Dns
 from stubmail.store_answers import Sent
 from stubmail.store_client import StoreClient
 
@@ -44,7 +43,7 @@ class Outboxes:
         gateway = data.get("smtp2stub")
         fixed = gateway.get("store") if isinstance(gateway, dict) else None
         url = os.environ.get("STUBMAIL_SMTP2STUB_STORE") or fixed
-        self._store = _parse_store(str(url)) if url else None
+        self._store = configured_store(str(url or ""))
 
     def clients(self) -> Iterator[tuple[Address, StoreClient]]:
         """Yield each account's address and its client. Raises StubmailError."""
@@ -152,15 +151,6 @@ def _parse_id(text: str) -> bytes:
         if len(post_id) == 16:
             return post_id
     raise Exit(os.EX_USAGE, f"{text!r} is not a post id: 32 hex digits")
-
-
-def _parse_store(url: str) -> Store:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"[smtp2stub] store: {url!r} is not a store's URL") from error
-    return Store(parts.hostname or "", port, parts.path.strip("/"))
 
 
 def _as_json(account: Address, post: Sent) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from stubmail.dns.records import (
     KEYS_NAME,
     STORE_NAME,
     PostRecord,
+    RecordError,
     SrvRecord,
     Store,
     StubDomain,
@@ -149,4 +150,12 @@ class Resolver:
         return answer
 
 
-__all__ = ["Resolver", "Store", "StubDomain", "Target"]
+def configured_store(url: str) -> Store | None:
+    """Return the store that ``[smtp2stub] store`` names, None when it is empty. Raises ConfigError."""
+    try:
+        return Store.from_url(url) if url else None
+    except RecordError as error:
+        raise ConfigError(f"[smtp2stub] store: {error}") from error
+
+
+__all__ = ["Resolver", "Store", "StubDomain", "Target", "configured_store"]

@@ -10,7 +10,6 @@ from typing import Any, Protocol, cast
 
 from services.pop3d.actions import Action, Close, Commit, Login, Retrieve, StartTls
 from services.pop3d.channel import Channel
-from services.pop3d.limits import is_loopback, network
 from services.pop3d.login import Attempt, Door, Refused
 from services.pop3d.maildrop import Maildrop
 from services.pop3d.patience import LINGER, Deadlines, Patience
@@ -18,6 +17,7 @@ from services.pop3d.reader import Reader
 from services.pop3d.session import Session
 from services.pop3d.wire import err
 from stubmail.errors import StubmailError
+from stubmail.limits import is_loopback, network
 from stubmail.log import event
 
 MAX_PENDING = 65_536  # octets of commands that wait; then the client is not read until they are fewer

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services.pop3d.actions import Login
-from services.pop3d.limits import FailureDelays
 from services.pop3d.maildrop import InUse, Maildrop
 from stubmail.errors import PermanentError, TemporaryError
+from stubmail.limits import FailureDelays
 from stubmail.log import event
 from stubmail.users import User, Users
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from services.pop3d.line_ends import LineEnds
 from services.pop3d.lock import SessionLock
 from services.pop3d.maildir_sizes import FileState, Sizes
 from stubmail.errors import PermanentError, TemporaryError
+from stubmail.line_ends import LineEnds
 from stubmail.spool import sync_directory
 
 CHUNK = 65_536

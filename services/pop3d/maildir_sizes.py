@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.pop3d.line_ends import LineEnds
+from stubmail.line_ends import LineEnds
 from stubmail.spool import write_durably
 
 NAME = ".pop3d-sizes"

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from services.pop3d.connection import Connection
 from services.pop3d.index_cache import IndexCache
-from services.pop3d.limits import FailureDelays, SessionLimit
 from services.pop3d.listening import bind, name_of
 from services.pop3d.locations import parse_location
 from services.pop3d.login import Door
@@ -21,6 +20,7 @@ from services.pop3d.settings import Pop3d
 from services.pop3d.tls import load_certificate
 from stubmail.cli import parse_listen
 from stubmail.errors import Exit
+from stubmail.limits import FailureDelays, SessionLimit
 from stubmail.log import event
 from stubmail.users import Users, load_users
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from services.smtp2stub.courier_process import parse_store, smarthost
+from services.smtp2stub.courier_process import smarthost
 from services.smtp2stub.notices import MBOX
 from services.smtp2stub.receiver import tls_context
 from services.smtp2stub.routing import Policy
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.cli import listening_error, parse_listen
-from stubmail.discovery import Resolver
+from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.keyring import Keyring
 from stubmail.queue import Queue
@@ -89,7 +89,7 @@ def _user(user: User) -> str:
 
 def _store(domain: str, dns: Dns, options: Smtp2stub) -> str:
     if options.store:
-        return f"store: {parse_store(options.store)}"
+        return f"store: {configured_store(options.store)}"
     offer = Resolver.from_settings(dns).discover(domain)
     if offer is None:
         raise Exit(os.EX_UNAVAILABLE, f"DNS answers, but {domain} has no stub mail records: nothing can be stored")

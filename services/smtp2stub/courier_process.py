@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from urllib.parse import urlsplit
 
 from services.smtp2stub.account import Account
 from services.smtp2stub.courier import Courier
@@ -24,7 +23,7 @@ from services.smtp2stub.routing import Policy
 from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.cli import parse_listen
-from stubmail.discovery import Resolver, Store
+from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, PermanentError
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
@@ -53,7 +52,7 @@ class _Process:
         self._options = options
         self._resolver = Resolver.from_settings(dns)
         self._http = HttpClient(self._resolver)
-        self._store = parse_store(options.store) if options.store else None
+        self._store = configured_store(options.store)
         self._users = load_users(options.users)
         self._accounts: dict[str, Account] = {}
 
@@ -144,20 +143,6 @@ class _Process:
 def _heard(bell: Bell, courier: Courier) -> None:
     bell.clear()
     courier.ring()
-
-
-def parse_store(url: str) -> Store:
-    """Return the store at a URL as ``_post._tcp`` would name it. Raises ConfigError."""
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    try:
-        port = parts.port or default
-    except ValueError:
-        port = None
-    prefix = parts.path.strip("/")
-    if default is None or port is None or not parts.hostname or not prefix or (default == 443) != (port == 443):
-        raise ConfigError(f"[smtp2stub] store must be http://HOST[:PORT]/PREFIX or https://HOST/PREFIX, not {url!r}")
-    return Store(parts.hostname, port, prefix)
 
 
 def smarthost(options: Smtp2stub, name: str) -> Smarthost | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from stubmail.address import AddressError, parse_domain
 
@@ -60,6 +61,21 @@ class Store:
         if self.port == HTTPS_PORT:
             return f"https://{self.host}/{self.prefix}"
         return f"http://{self.host}:{self.port}/{self.prefix}"
+
+    @classmethod
+    def from_url(cls, url: str) -> "Store":
+        """Parse a store's URL, https on port 443 and http on any other. Raises RecordError."""
+        parts = urlsplit(url)
+        default = {"http": 80, "https": HTTPS_PORT}.get(parts.scheme)
+        try:
+            port = parts.port or default
+        except ValueError:
+            port = None
+        prefix = parts.path.strip("/")
+        secure = port == HTTPS_PORT
+        if default is None or port is None or not parts.hostname or not prefix or secure != (parts.scheme == "https"):
+            raise RecordError(f"{url!r} is neither http://HOST[:PORT]/PREFIX nor https://HOST/PREFIX")
+        return cls(parts.hostname, port, prefix)
 
     def __str__(self) -> str:
         return self.url

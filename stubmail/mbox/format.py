@@ -11,6 +11,8 @@ Quoting looks at lines that end in LF alone, because that is how legacy programs
 import re
 import time
 
+from stubmail.line_ends import LineEnds
+
 MAX_SENDER = 512  # octets; RFC 5321 §4.5.3.1.3 allows a path of 256
 
 _UNSAFE = re.compile(rb"[\x00-\x20\x7f]+")
@@ -83,8 +85,7 @@ class ToWire:
 
     def __init__(self) -> None:
         self._start = b"\n"  # as in ToStored, with a ">" that may have to go
-        self._cr = b""
-        self._last = b""
+        self._line_ends = LineEnds()
 
     def feed(self, data: bytes) -> bytes:
         """Return what is now certain of the wire form."""
@@ -96,23 +97,11 @@ class ToWire:
         done = window[: len(window) - len(held)]
         if b">From " in done:
             done = _QUOTED.sub(rb"\n\1", done)
-        return self._end_lines(done[virtual:])
+        return self._line_ends.feed(done[virtual:])
 
     def finish(self) -> bytes:
         """Return the rest; the last line ends in CRLF then. Content without any octet stays empty."""
-        rest = self._end_lines(self._start[1:])
-        if self._cr or self._last not in (b"", b"\n"):
-            rest += b"\r\n"
-        return rest
-
-    def _end_lines(self, text: bytes) -> bytes:
-        text = self._cr + text
-        self._cr = b"\r" if text.endswith(b"\r") else b""
-        text = text.removesuffix(b"\r")
-        self._last = text[-1:] or self._last
-        if b"\r" in text:
-            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return text.replace(b"\n", b"\r\n")
+        return self._line_ends.feed(self._start[1:]) + self._line_ends.finish()
 
 
 class WireLength:

@@ -223,9 +223,7 @@ def test_a_message_to_a_key_made_by_sequoia_is_one_that_gpg_reads(alice: Identit
 def test_a_key_with_a_passphrase(home: GpgHome, keyring: Keyring, alice: Identity) -> None:
     message = alice.seal(TEXT, [keyring.export(DAVE)])
     packed = gpg_seal(home, "-se", to=alice)
-    with keyring.identity(
-        DAVE, PASSPHRASE
-    ) as dave:  # gpg 2.4 exports some keys so that only gpg can use them
+    with keyring.identity(DAVE, PASSPHRASE) as dave:  # gpg 2.4 exports some keys so that only gpg can use them
         verify(TEXT, dave.sign(TEXT), dave.certificate)
         assert dave.unseal(message, keyring.by_fingerprint, LIMIT).data == TEXT
         packed = gpg_seal(home, "-se", to=dave)

@@ -14,7 +14,9 @@ from stubmail.openpgp import Certificate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FINGERPRINT = "0123456789ABCDEF0123456789ABCDEF01234567"
-ALICE = Certificate.parse(bytes(Tsk.generate(user_id="Alice <alice@alpha.example>", validity_seconds=3600).extract_certificate()))
+ALICE = Certificate.parse(
+    bytes(Tsk.generate(user_id="Alice <alice@alpha.example>", validity_seconds=3600).extract_certificate())
+)
 
 
 @pytest.mark.parametrize(

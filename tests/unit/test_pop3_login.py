@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from services.pop3d.actions import Login
-from services.pop3d.limits import FailureDelays
 from services.pop3d.locations import parse_location
 from services.pop3d.login import PARALLEL, Attempt, Door, Refused
 from services.pop3d.mbox_maildrop import MboxLocation
+from stubmail.limits import FailureDelays
 from stubmail.users import User, Users
 
 

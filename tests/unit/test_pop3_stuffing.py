@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pop3d.line_ends import LineEnds
 from services.pop3d.stuffing import END, stuff, top
+from stubmail.line_ends import LineEnds
 
 lines = st.lists(st.sampled_from([b"", b".", b"..", b".a", b"a", b"a.", b"\0.", b"\xff"]) | st.binary(max_size=6))
 messages = lines.map(lambda parts: b"".join(re.sub(rb"[\r\n]", b"", part) + b"\r\n" for part in parts))

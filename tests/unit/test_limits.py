@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.pop3d.limits import MAX_NETWORKS, FailureDelays, SessionLimit, is_loopback, network
 from services.pop3d.patience import Deadlines, Patience
+from stubmail.limits import MAX_NETWORKS, FailureDelays, SessionLimit, is_loopback, network
 
 
 @pytest.mark.parametrize(
