@@ -1,12 +1,12 @@
 """pop3d serves maildrops over POP3 (RFC 1939, 2449, 2595, 3206, 5034, 8314) to mail programs.
 
-Listens: TCP, in the clear with STLS (usually port 110) and under TLS from the first byte (usually 995).
-Holds:   the users file's password hashes and the certificate's key, both read only; maildrops, of which it removes
+*Listens*: TCP, in the clear with STLS (usually port 110) and under TLS from the first byte (usually 995).
+*Holds*: the users file's password hashes and the certificate's key, both read only; maildrops, of which it removes
          messages at QUIT and nothing else; beside each an index and a lock. No OpenPGP keys, no DNS.
-Trusts:  the file system that the maildrops are on, and nobody who connects.
+*Trusts*: the file system that the maildrops are on, and nobody who connects.
 
-Modules, inner to outer: ``wire``, ``stuffing``, ``sasl`` (octets); ``session`` with its ``actions`` (the protocol);
-``tls``, ``patience``, ``limits`` (time and octets are passed in); none of these does I/O. Then ``maildrop`` (what one
-must offer) with ``mbox_maildrop`` and ``maildir`` behind it, ``uidl`` and ``index_*`` (ids, and where messages are);
-``reader`` and ``login`` (what is done in threads); ``channel``, ``connection``, ``server`` (asyncio); ``__main__``.
+Modules, inner to outer: ``wire``, ``stuffing``, ``sasl`` (octets); ``session`` and its ``actions`` (the protocol, no
+I/O); ``tls``, ``patience`` (no I/O either: time and octets are passed in); ``maildrop`` (what one must offer) with
+``mbox_maildrop`` and ``maildir`` behind it, ``uidl`` and ``index_*`` (ids and where messages are); ``reader`` and
+``login`` (what is done in threads); ``channel``, ``connection``, ``server`` (asyncio); ``__main__`` (command line).
 """
