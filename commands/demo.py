@@ -17,7 +17,8 @@ from stubmail import cli
 from stubmail.address import AddressError, parse_domain
 from stubmail.errors import Exit
 from stubmail.spool import write_durably
-from stubmail.testing.network import PASSWORD, DomainNetwork, Network, NetworkError
+from stubmail.testing.domain import DomainNetwork
+from stubmail.testing.network import PASSWORD, Network, NetworkError
 from stubmail.testing.walk import Step, WalkError, walk
 
 _USERS = ("alice", "bob")  # at the first and the second domain; further domains have one of each name in turn

@@ -13,55 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from stubmail.dns.publication import Service, entries
-from stubmail.dns.records import CHECK_PORT, KEYS_PORT
-from stubmail.openpgp import Certificate
 from stubmail.provision import Site, provision
 from stubmail.spool import write_durably
 from stubmail.supervisor import Child, Supervisor
+from stubmail.testing.domain import LOOPBACK, PORTS, DomainNetwork, stub_conf, zone_text
 from stubmail.testing.wire import Link, Place
-from stubmail.testing.zones import rewrite
 
 PASSWORD = "stubmail-demo"  # noqa: S105 (the demo's, shown to everybody)
 LEGACY = "legacy.example"
-LOOPBACK = "127.0.0.1"
-STORE_PORT = 8080  # as dns/zone.example has it
 READY_SECONDS = 60.0
-
-_ZONE_FILE = Path(__file__).parents[2] / "dns" / "zone.example"
-_EMPTY_ZONE = "$ORIGIN example.\n$TTL 300\n@ SOA ns hostmaster 1 3600 600 604800 60\n@ NS ns\nns A 127.0.0.1\n"
-_PORTS = ("smtp", "pop3", "pop3s", "store", "udp", "hkp")
 
 
 class NetworkError(Exception):
     """The network did not come up; the message says which process failed, and its log's end."""
-
-
-@dataclass
-class DomainNetwork:
-    """One domain: where its files lie, on which loopback ports its services answer, and the links in front of them."""
-
-    site: Site
-    users: tuple[str, ...]
-    ports: dict[str, int]
-    links: dict[str, Link] = field(default_factory=dict)
-    certificates: dict[str, Certificate] = field(default_factory=dict)
-
-    @property
-    def config(self) -> Path:
-        """The domain's stub.conf."""
-        return self.site.root / "stub.conf"
-
-    def place(self, service: str) -> Place:
-        """Where clients reach a service (smtp, pop3, pop3s, store, udp, hkp): behind its link when it has one."""
-        return self.links[service].place if service in self.links else (LOOPBACK, self.ports[service])
-
-    def mbox(self, user: str) -> Path:
-        """A user's maildrop."""
-        return self.site.mail / user
 
 
 class Network:
@@ -76,9 +42,9 @@ class Network:
     ) -> None:
         self.root = root
         self.interval = interval
-        ports = iter(_free_ports(len(domains) * len(_PORTS) + 2))
+        ports = iter(_free_ports(len(domains) * len(PORTS) + 2))
         self.domains = {
-            name: DomainNetwork(Site(name, root / name), tuple(users), {port: next(ports) for port in _PORTS})
+            name: DomainNetwork(Site(name, root / name), tuple(users), {port: next(ports) for port in PORTS})
             for name, users in domains.items()
         }
         self.dns: Place = (LOOPBACK, next(ports))
@@ -117,8 +83,8 @@ class Network:
         if self._links:
             asyncio.run_coroutine_threadsafe(self._open_links(), self._loop).result()
         for domain in self.domains.values():
-            write_durably(domain.config, self._config(domain).encode())
-        write_durably(self.root / "zone", self._zone().encode())
+            write_durably(domain.config, stub_conf(domain, self.dns, self.legacy).encode())
+        write_durably(self.root / "zone", zone_text(self.domains).encode())
         self._supervisor = Supervisor(self._children(), drain_seconds=10)
         self._supervisor.on_start = self._started
         self._ended = asyncio.run_coroutine_threadsafe(self._supervisor.run(), self._loop)
@@ -202,71 +168,6 @@ class Network:
                 commands[f"{name}/{service}"] = argv
         logs = self.root / "logs"
         return [Child(name, argv, output=logs / f"{name.replace('/', '_')}.log") for name, argv in commands.items()]
-
-    def _zone(self) -> str:
-        text = _ZONE_FILE.read_text() if _ZONE_FILE.exists() else _EMPTY_ZONE
-        places: dict[Place, Place] = {}
-        for name, domain in self.domains.items():
-            if f"\n_post._tcp.{name.removesuffix('.example')} " not in text:
-                text += _block(name)
-            places[f"post.{name}", STORE_PORT] = domain.place("store")
-            places[f"post.{name}", CHECK_PORT] = domain.place("udp")
-            places[f"keys.{name}", KEYS_PORT] = domain.place("hkp")
-        return rewrite(text, places)
-
-    def _config(self, domain: DomainNetwork) -> str:
-        site, at = domain.site, {name: f"{LOOPBACK}:{port}" for name, port in domain.ports.items()}
-        return f"""\
-[domain]
-name = "{site.domain}"
-
-[dns]
-resolver = "{self.dns[0]}:{self.dns[1]}"
-allow_private = true
-
-[post_manager]
-listen = "{at["store"]}"
-host = "post.{site.domain}"
-prefix = "post_manager"
-udp_listen = "{at["udp"]}"
-workers = 1
-spool = "{site.accounts.parent}"
-accounts = "{site.accounts}"
-
-[keyserver]
-listen = "{at["hkp"]}"
-domain = "{site.domain}"
-keys = "{site.certificates}"
-
-[smtp2stub]
-listen = "{at["smtp"]}"
-users = "{site.users}"
-spool = "{site.root / "spool"}"
-smarthost = "{self.legacy[0]}:{self.legacy[1]}"
-smarthost_tls = "none"
-allow_plain_auth = true
-retry_min_seconds = 1
-
-[http2mbox]
-users = "{site.users}"
-state = "{site.root / "state"}"
-
-[pop3d]
-listen = "{at["pop3"]}"
-tls_listen = "{at["pop3s"]}"
-tls_cert = "{site.tls / "cert.pem"}"
-tls_key = "{site.tls / "key.pem"}"
-users = "{site.users}"
-allow_plain = true
-"""
-
-
-def _block(domain: str) -> str:
-    """The records of one more domain, on hosts named as dns/zone.example names them; the addresses are rewritten."""
-    post, keys = f"post.{domain}", f"keys.{domain}"
-    service = Service(post, keys, post, store_port=STORE_PORT)
-    hosts = [f"{host}. A {LOOPBACK}" for host in (post, keys)]
-    return "\n".join([*(entry.format() for entry in entries(domain, service)), *hosts, ""])
 
 
 def _free_ports(count: int) -> list[int]:

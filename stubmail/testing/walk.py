@@ -20,7 +20,8 @@ from stubmail.discovery import Resolver
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
 from stubmail.store_client import StoreClient
-from stubmail.testing.network import LEGACY, PASSWORD, DomainNetwork, Network
+from stubmail.testing.domain import DomainNetwork
+from stubmail.testing.network import LEGACY, PASSWORD, Network
 
 PATIENCE = 30.0  # seconds until a step that should take milliseconds counts as failed
 _TRACE = re.compile(rb"((Received|Authentication-Results):[^\r\n]*\r\n([ \t][^\r\n]*\r\n)*)+")
