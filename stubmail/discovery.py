@@ -155,7 +155,7 @@ def configured_store(url: str) -> Store | None:
     try:
         return Store.from_url(url) if url else None
     except RecordError as error:
-        raise ConfigError(f"[smtp2stub] store: {error}") from error
+        raise ConfigError(f"[smtp2stub] store {error}") from error
 
 
 __all__ = ["Resolver", "Store", "StubDomain", "Target", "configured_store"]

@@ -74,7 +74,7 @@ class Store:
         prefix = parts.path.strip("/")
         secure = port == HTTPS_PORT
         if default is None or port is None or not parts.hostname or not prefix or secure != (parts.scheme == "https"):
-            raise RecordError(f"{url!r} is neither http://HOST[:PORT]/PREFIX nor https://HOST/PREFIX")
+            raise RecordError(f"must be http://HOST[:PORT]/PREFIX or https://HOST/PREFIX, not {url!r}")
         return cls(parts.hostname, port, prefix)
 
     def __str__(self) -> str:

@@ -265,5 +265,5 @@ def test_a_port_in_use(tmp_path: Path, server: Running) -> None:
     done = run(tmp_path, *flags(tmp_path, f"127.0.0.1:{server.port}"))
     assert done.returncode == os.EX_UNAVAILABLE
     assert done.stderr.splitlines()[-1] == (
-        f"__main__.py: cannot listen on 127.0.0.1:{server.port}: Address already in use"
+        f"keyserver: cannot listen on 127.0.0.1:{server.port}: Address already in use"
     )
