@@ -1,8 +1,11 @@
 # One base with the locked dependencies and what the services agree on (stubmail/); one short target for each service,
 # which copies that service alone. No keys, no passwords, no accounts in any image.
 
-FROM debian:trixie-slim AS os
+FROM debian:trixie-slim AS debian
 ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
+RUN echo 'Acquire::Retries "5";' > /etc/apt/apt.conf.d/80-retries
+
+FROM debian AS os
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 \
  && update-ca-certificates \
@@ -71,8 +74,7 @@ HEALTHCHECK NONE
 CMD ["provision-domains"]
 
 # The authoritative name server of the compose network.
-FROM debian:trixie-slim AS dns
-ENV DEBIAN_FRONTEND=noninteractive
+FROM debian AS dns
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends bind9-dnsutils nsd \
  && rm -rf /var/lib/apt/lists/* /etc/nsd/*
@@ -85,8 +87,7 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=10s --retries=3 CMD ["dig"
 CMD ["serve-zone"]
 
 # A real mail server for the domain that has no stub mail.
-FROM debian:trixie-slim AS legacy
-ENV DEBIAN_FRONTEND=noninteractive
+FROM debian AS legacy
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends postfix \
  && rm -rf /var/lib/apt/lists/* \
@@ -97,8 +98,7 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=10s --retries=3 CMD ["bash
 CMD ["postfix", "start-fg"]
 
 # What a user of the network has: mail programs, gpg and dig.
-FROM debian:trixie-slim AS client
-ENV DEBIAN_FRONTEND=noninteractive
+FROM debian AS client
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends bind9-dnsutils curl dirmngr gnupg mpop swaks \
  && rm -rf /var/lib/apt/lists/* \
