@@ -7,6 +7,7 @@ import pytest
 
 from services.pop3d.listening import bind, name_of
 from stubmail.errors import Exit
+from tests.support.ports import need_ipv6
 
 
 def accepts(bound: socket.socket, address: str) -> bool:
@@ -26,8 +27,8 @@ def test_a_port_is_taken_and_named() -> None:
         assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_the_ipv6_wildcard_is_for_ipv4_too_and_any_other_ipv6_address_is_not() -> None:
+    need_ipv6()
     [everywhere], [loopback] = bind("::", 0), bind("::1", 0)
     with everywhere, loopback:
         assert accepts(everywhere, "127.0.0.1")

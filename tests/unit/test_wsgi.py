@@ -7,6 +7,7 @@ import pytest
 
 from stubmail import wsgi
 from stubmail.errors import Exit
+from tests.support.ports import need_ipv6
 
 
 def test_a_port_in_use_says_which() -> None:
@@ -23,9 +24,6 @@ def test_an_address_of_another_machine() -> None:
 
 
 def test_ipv6_where_there_is_any() -> None:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        pytest.skip("this machine has no IPv6 loopback")
+    need_ipv6()
     with wsgi.bind("::1", 0) as listener:
         assert listener.family is socket.AF_INET6
