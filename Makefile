@@ -27,7 +27,7 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit tests/dialogs
+	$(BIN)/pytest -q -m "not postgresql" tests/unit tests/dialogs
 
 up: ## start the compose network and wait until it is healthy
 	docker compose up --build --wait
@@ -39,8 +39,8 @@ down: ## stop the compose network (docker compose down -v also removes mail and 
 e2e: $(STAMP) ## drive the compose network from outside with real clients
 	$(BIN)/pytest tests/e2e
 
-bench: $(STAMP) ## benchmarks, peers side by side in one run
-	@echo "bench: not yet" >&2; exit 1
+bench: $(STAMP) ## benchmarks, peers side by side in one run (ONLY="store udp" runs some)
+	$(BIN)/python -m bench $(ONLY)
 
 zone-check: $(STAMP) ## named-checkzone, and stubmail dns check against a server that serves the zone
 	named-checkzone example dns/zone.example

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from services.post_manager import directory, service
-from services.post_manager.export import export
+from services.post_manager.commands.export import export
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
-from services.post_manager.storage.database import sqlite_path
+from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.udp_socket import UdpSocket
 from stubmail import cli, log, wsgi
 from stubmail.supervisor import Child, supervise
@@ -73,7 +73,8 @@ def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
 
 
-main.add_command(export)
+for command in (export,):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,8 @@ from services.post_manager.policy import DAY, Accounts
 from services.post_manager.rate import Buckets
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import schema
-from services.post_manager.storage.database import Database, sqlite_path
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageDamaged, StorageError
 from stubmail import cli
 from stubmail.errors import Exit

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.post_manager.policy import DAY
-from services.post_manager.storage.database import sqlite_url
+from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.posts import Terms
 from stubmail.cli import parse_listen
 from stubmail.settings import ConfigError, Domain, items, setting

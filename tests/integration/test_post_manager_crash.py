@@ -13,7 +13,8 @@ from sqlalchemy import event
 
 from services.post_manager.storage import mailbox, outbox, posts, schema, sessions
 from services.post_manager.storage.contents import CHUNK
-from services.post_manager.storage.database import Database, sqlite_url
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.posts import NewPost, Sender, Terms
 from tests.support.store_rows import Octets, assert_consistent, rows
 

@@ -10,7 +10,8 @@ from sqlalchemy import event, insert, select
 
 from services.post_manager.storage import contents, mailbox, outbox, posts, schema, sessions
 from services.post_manager.storage.contents import CHUNK
-from services.post_manager.storage.database import Database, sqlite_url
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.errors import Conflict, StorageDamaged, StorageError, StorageFull
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
 from stubmail.errors import Exit

@@ -1,0 +1,78 @@
+"""The engines: how to connect to an SQLite file or to a database server, and how their transactions begin."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+
+BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
+MODE = "stubmail_mode"  # the execution option that says what a transaction is for
+READ, RELAXED, DURABLE = "read", "relaxed", "durable"
+_CACHE_KIB = 2048  # SQLite's page cache, per connection
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file behind the URL of an SQLite database; None for any other database."""
+    parsed = make_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
+def sqlite_engine(url: str, connections: int) -> Engine:
+    """Return an engine for an SQLite file, which is made when it is not there. Raises ValueError and OSError."""
+    path = sqlite_path(url)
+    if path is None or str(path) == ":memory:":
+        raise ValueError("an SQLite database needs a file: several processes share it")
+    # SQLite would make the file readable to others; its journal and index files take the mode of this one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    engine = create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=connections,
+        pool_timeout=BUSY_SECONDS,
+        pool_use_lifo=True,  # few connections have a full cache, not all of them in turn
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin below, not at the driver's discretion
+        for statement in (
+            f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}",
+            "PRAGMA auto_vacuum = INCREMENTAL",  # has an effect on a new file only
+            "PRAGMA journal_mode = WAL",
+            f"PRAGMA cache_size = -{_CACHE_KIB}",
+        ):
+            connection.execute(statement).close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get(MODE, DURABLE)
+        if mode == READ:
+            connection.exec_driver_sql("BEGIN")
+            return
+        if connection.info.get(MODE) != mode:
+            # In WAL mode NORMAL leaves out the fsync at the commit; a later FULL commit makes both durable.
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if mode == DURABLE else 'NORMAL'}")
+            connection.info[MODE] = mode
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def server_engine(url: str, connections: int) -> Engine:
+    """Return an engine for a database server."""
+    engine = create_engine(
+        url, pool_size=connections, max_overflow=connections, pool_timeout=BUSY_SECONDS, pool_pre_ping=True
+    )
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get(MODE) == RELAXED:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+
+    return engine
