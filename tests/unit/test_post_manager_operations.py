@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from services.post_manager.chores import EVERY, Chores
+from services.post_manager.storage import serials
 from services.post_manager.storage.contents import CHUNK
 from stubmail.frames import ABSENT, CONTENT, MEDIA_TYPE, WITHDRAWN, FrameReader
 from stubmail.request import MAX_HEAD, mac
@@ -21,6 +22,7 @@ ALICE = Person("alice@alpha.example")
 BOB = Person("bob@beta.example")
 CAROL = Person("carol@gamma.example")
 DAY = 86_400
+AT = serials.floor(NOW)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_a_post_goes_from_its_sender_to_its_recipient(alice: Talker, bob: Talker
         "posts": [
             {
                 "id": post_id.hex(),
-                "serial": 1,
+                "serial": AT + 1,
                 "sender": ALICE.fingerprint,
                 "address": ALICE.address,
                 "size": 8,
@@ -60,7 +62,7 @@ def test_a_post_goes_from_its_sender_to_its_recipient(alice: Talker, bob: Talker
             }
         ],
         "more": False,
-        "serial": 1,
+        "serial": AT + 1,
         "others": [],
     }
     [(frame, content)] = bob.fetch((post_id, 0))
@@ -71,7 +73,7 @@ def test_a_post_goes_from_its_sender_to_its_recipient(alice: Talker, bob: Talker
     assert alice.outbox() == [
         {
             "id": post_id.hex(),
-            "serial": 1,
+            "serial": AT + 1,
             "to": BOB.fingerprint,
             "address": BOB.address,
             "size": 8,
@@ -262,8 +264,8 @@ def test_the_outbox_shows_ones_own_posts_in_the_states_asked_for(alice: Talker, 
     bob.ack(ids[1])
     assert [sent["id"] for sent in alice.outbox(states=["waiting"])] == [ids[0].hex(), ids[2].hex()]
     assert [sent["id"] for sent in alice.outbox(states=["fetched", "expired"])] == [ids[1].hex()]
-    page = alice.send("outbox", {"after": 1, "limit": 1}).get_json()
-    assert ([sent["serial"] for sent in page["posts"]], page["more"]) == ([2], True)
+    page = alice.send("outbox", {"after": AT + 1, "limit": 1}).get_json()
+    assert ([sent["serial"] for sent in page["posts"]], page["more"]) == ([AT + 2], True)
     assert bob.outbox() == []
     assert code(alice.send("outbox", {"after": 0, "limit": 1, "states": ["lost"]})) == "malformed"
 
@@ -276,7 +278,7 @@ def test_others_are_named_with_how_much_of_theirs_waits(tmp_path: Path) -> None:
             store.talker(amy).keep(BOB, b"y")
         listing = store.talker(BOB).waiting(ALICE)
         assert [item["sender"] for item in listing["posts"]] == [ALICE.fingerprint]
-        assert listing["serial"] == 3
+        assert listing["serial"] == AT + 3
         assert listing["others"] == [{"sender": amy.fingerprint, "address": amy.address, "count": 2}]
 
 
@@ -362,8 +364,8 @@ def test_posts_survive_a_restart(tmp_path: Path) -> None:
         assert [content for _, content in bob.fetch((post_id, 0))] == [b"headbody"]
         _, result = again.talker(ALICE).keep(CAROL, b"another")
         assert result["state"] == "stored"
-        assert bob.waiting(ALICE)["serial"] == 1
-        assert again.talker(CAROL).waiting(ALICE)["serial"] == 2
+        assert bob.waiting(ALICE)["serial"] == AT + 1
+        assert again.talker(CAROL).waiting(ALICE)["serial"] == AT + 2
 
 
 def test_a_session_opened_elsewhere_names_the_host(store: Store) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, select
+from sqlalchemy import event, insert, select, update
 
-from services.post_manager.storage import contents, mailbox, outbox, posts, schema, sessions
+from services.post_manager.storage import contents, mailbox, outbox, posts, schema, serials, sessions
 from services.post_manager.storage.contents import CHUNK
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
@@ -145,7 +145,17 @@ def test_serials_grow_and_are_never_used_twice(database: Database) -> None:
     assert rows(database, "posts") == 0
     keep(database, new())
     with database.read() as connection:
-        assert mailbox.waiting(connection, BOB) == (1, 4)
+        assert mailbox.waiting(connection, BOB) == (1, serials.floor(NOW) + 4)
+
+
+def test_serials_go_on_from_the_time_when_an_older_state_of_the_database_comes_back(database: Database) -> None:
+    with database.write() as connection:
+        last = serials.take(connection, 5, NOW)
+        connection.execute(update(schema.counters).values(value=0))  # as a copied file or a lagging replica would
+        assert serials.take(connection, 1, NOW + 1) > last + 4
+        much_later = serials.take(connection, 1, 2**42)
+        assert much_later < 2**63
+        assert serials.take(connection, 2, NOW) == much_later + 1  # a clock that goes back changes nothing
 
 
 def test_a_page_has_the_senders_asked_for_and_names_the_others(database: Database) -> None:
@@ -155,7 +165,7 @@ def test_a_page_has_the_senders_asked_for_and_names_the_others(database: Databas
     keep(database, new(CAROL))
     listing = mailbox.page(database, BOB, [ALICE.fingerprint, "F" * 40], 0, 2)
     assert [post.id for post in listing.posts] == [post.id for post in mine[:2]]
-    assert (listing.more, listing.serial) == (True, 4)
+    assert (listing.more, listing.serial) == (True, serials.floor(NOW) + 4)
     assert [(other.sender, other.address, other.posts) for other in listing.others] == [
         (AMY.fingerprint, AMY.address, 1)
     ]
@@ -377,7 +387,7 @@ def test_a_watch_sees_that_something_changed(database: Database) -> None:
         keep(database, new())
         with watch.look() as (connection, third):
             assert third != first
-            assert mailbox.waiting(connection, BOB) == (1, 1)
+            assert mailbox.waiting(connection, BOB) == (1, serials.floor(NOW) + 1)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

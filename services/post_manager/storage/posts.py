@@ -4,25 +4,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select
 
-from services.post_manager.storage import contents, tallies
+from services.post_manager.storage import contents, serials, tallies
 from services.post_manager.storage.contents import Body
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.schema import SERIAL, WAITING, counters, posts
+from services.post_manager.storage.schema import WAITING, posts
 
 _STORED_BEFORE = select(posts.c.id, posts.c.sender, posts.c.recipient, posts.c.address).where(
     posts.c.id.in_(bindparam("ids", expanding=True))
 )
 _INSERT = insert(posts)
-# The counter's row stays locked until the commit, so that serials become visible in their order: whoever has seen
-# one will never see a smaller one appear.
-_NEXT_SERIALS = (
-    update(counters)
-    .where(counters.c.name == SERIAL)
-    .values(value=counters.c.value + bindparam("more"))
-    .returning(counters.c.value)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +132,7 @@ def _insert(
     expires: int,
 ) -> None:
     content_ids = _place(connection, sender, bodies, admission)
-    last = connection.execute(_NEXT_SERIALS, {"more": len(accepted)}).scalar_one()
-    serial = int(last) - len(accepted) + 1
+    serial = serials.take(connection, len(accepted), now)
     rows = [
         {
             "serial": serial + index,

@@ -1,0 +1,33 @@
+"""Serials: larger with every post, also behind a restored backup, a copied file or a replica that lagged behind.
+
+Pullers do not list again up to a serial that they have dealt with (protocol.md §5.3, §6.2). A counter alone would go
+back with the database that holds it. So a serial is never below the time, in units of 2^-20 seconds: whatever state
+of the counter comes back, the time has gone on, and no store gets a million posts a second.
+"""
+
+from sqlalchemy import BigInteger, Connection, bindparam, case, update
+
+from services.post_manager.storage.schema import SERIAL, counters
+
+BITS = 20  # of a serial below its whole seconds; 43 are left for these: enough for 278,000 years
+
+_FLOOR = bindparam("floor", type_=BigInteger)
+# The counter's row stays locked until the commit, so that serials become visible in their order: whoever has seen
+# one will never see a smaller one appear.
+_TAKE = (
+    update(counters)
+    .where(counters.c.name == SERIAL)
+    .values(value=case((counters.c.value < _FLOOR, _FLOOR), else_=counters.c.value) + bindparam("more"))
+    .returning(counters.c.value)
+)
+
+
+def floor(now: int) -> int:
+    """Return what every serial taken at this Unix time or later is larger than."""
+    return now << BITS
+
+
+def take(connection: Connection, number: int, now: int) -> int:
+    """Take ``number`` serials, all larger than any that was taken before; return the first of them."""
+    last = connection.execute(_TAKE, {"floor": floor(now), "more": number}).scalar_one()
+    return int(last) - number + 1
