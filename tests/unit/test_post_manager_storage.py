@@ -370,6 +370,7 @@ def test_older_tables_are_migrated_step_by_step(database: Database) -> None:
     steps = []
     migrations = {1: lambda connection: steps.append(1), 2: lambda connection: steps.append(2)}
     with database.write() as connection:
+        connection.exec_driver_sql("UPDATE schema_version SET version = 1")
         schema._prepare(connection, 3, migrations)
     assert steps == [1, 2]
     with database.read() as connection:

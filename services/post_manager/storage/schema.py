@@ -25,7 +25,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageDamaged
 from stubmail.errors import Exit
 
-VERSION = 1
+VERSION = 2
 
 # States of a post (protocol.md §5.6) as they are stored; the names are the protocol's.
 WAITING, FETCHED, EXPIRED, WITHDRAWN = range(4)
@@ -137,11 +137,19 @@ nonces = Table(
     sqlite_with_rowid=False,
 )
 
+# What all processes and replicas of a store know, and nobody else; see storage/keys.py.
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("value", LargeBinary(32), nullable=False),
+)
+
 SERIAL = "serial"
 CHORES = ("posts", "tombstones", "sessions", "cookies", "nonces")
 
 # From each older version, the step to the next one.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {}
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: keys.create}
 
 
 def prepare(database: Database) -> None:
