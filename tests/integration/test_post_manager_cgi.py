@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from services.post_manager import cgi
+from services.post_manager import daemon
+from services.post_manager.storage import schema
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.engines import sqlite_url
 from stubmail.datagram import Waiting
 from tests.support.store import BOUNDARY, Person, multipart
 from tests.support.store_process import REPOSITORY, Response, StoreProcess
@@ -72,7 +75,7 @@ class CgiStore(StoreProcess):
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = entry.read_bytes().split(b"\0")
-                if b"services.post_manager.notifier" in words and str(self.config).encode() in words:
+                if b"services.post_manager.daemon_process" in words and str(self.config).encode() in words:
                     found.append(int(entry.parent.name))
         return found
 
@@ -93,10 +96,10 @@ def test_posts_go_through_a_cgi_program(store: CgiStore) -> None:
     assert [item["id"] for item in bob.waiting(ALICE)["posts"]] == [post_id.hex()]
     [(_, content)] = bob.fetch((post_id, 0))
     assert content == b"head" + b"body" * 100_000
-    log = store.spool / cgi.LOG
+    log = store.spool / daemon.LOG
     match = wait_until(lambda: re.search(r"listening address=127\.0\.0\.1:(\d+)", log.read_text()), 30, "the notifier")
     store.udp = int(match[1])
-    assert store.check(bob) == Waiting(1, 1)
+    assert store.check(bob).count == 1  # type: ignore[union-attr]
     bob.ack(post_id)
     assert store.check(bob) == Waiting(0, 0)
     assert store.finish(store.start_request(b"", "GET")).status_code == 405
@@ -133,3 +136,16 @@ def test_a_missing_configuration_is_a_clear_message(store: CgiStore) -> None:
     response = store.post(b"")
     assert response.status_code == 503
     assert "no configuration file" in store.text()
+
+
+def test_a_second_engine_in_a_process_leaves_the_first_ones_locks_alone(tmp_path: Path) -> None:
+    """A process that comes and goes would otherwise remove the journal of a database that is in use."""
+    url = sqlite_url(tmp_path / "store.db")
+    first = Database(url)
+    schema.prepare(first)
+    with first.watch() as watch, watch.look():
+        Database(url).close()
+        script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM posts'); c.close()"
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "store.db")], check=True, timeout=30)
+        assert (tmp_path / "store.db-wal").exists()
+    first.close()

@@ -1,5 +1,6 @@
 """The engines: how to connect to an SQLite file or to a database server, and how their transactions begin."""
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -29,7 +30,10 @@ def sqlite_engine(url: str, connections: int) -> Engine:
     if path is None or str(path) == ":memory:":
         raise ValueError("an SQLite database needs a file: several processes share it")
     # SQLite would make the file readable to others; its journal and index files take the mode of this one.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # One that is there is not opened: closing it would drop the locks that this process has on it (fcntl(2)), and
+    # another process would take the journal of a database in use for left over.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     engine = create_engine(
         url,
         pool_size=connections,
