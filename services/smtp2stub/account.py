@@ -5,16 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 
 from services.smtp2stub.keys import Keys
 from services.smtp2stub.sealing import Destination, seal
 from stubmail.discovery import Resolver, Store
+from stubmail.dsn import MAX_HEADER, quotable
 from stubmail.errors import Exit, PermanentError, StubmailError, TemporaryError
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
 from stubmail.log import event
 from stubmail.openpgp import Identity, OpenPGPError
 from stubmail.queue import ItemError, Outcome, State, Stored
+from stubmail.sent import Record, SentLog
 from stubmail.store_client import NewPost, Result, StoreClient, StoreRefused
 from stubmail.users import User
 
@@ -27,15 +30,23 @@ _log = logging.getLogger("smtp2stub.courier")
 
 @dataclass(slots=True)
 class Parcel:
-    """A message for recipients with stub mail, and what became of each."""
+    """A message for recipients with stub mail, and what became of each; ``header`` is there once it was read."""
 
     stored: Stored
     destinations: Sequence[Destination]
     outcomes: list[Outcome] = field(default_factory=list)
+    header: bytes = b""
 
     def settle(self, outcome: Outcome) -> None:
         """Give all recipients the same outcome."""
         self.outcomes = [outcome] * len(self.destinations)
+
+    def record(self) -> Record | None:
+        """What a notice about the posts that were stored would need; None when there are none."""
+        item = self.stored.item
+        done = [d for d, outcome in zip(self.destinations, self.outcomes, strict=True) if outcome.state is State.DONE]
+        posts = tuple((destination.post_id, item.recipients[destination.index].address) for destination in done)
+        return Record(item.mail_from, posts, self.header, item.utf8) if posts else None
 
 
 class Account:
@@ -49,9 +60,10 @@ class Account:
         http: HttpClient,
         clock: Callable[[], float],
         store: Store | None = None,
+        sent: Path | None = None,
     ) -> None:
-        """Use the store ``store``, or the one that the domain's DNS records name. Raises PermanentError 5.3.5 for a
-        user without an address."""
+        """Use the store ``store``, or the one that the domain's DNS records name, and note in the directory ``sent``
+        what was stored. Raises PermanentError 5.3.5 for a user without an address."""
         if user.address is None:
             raise PermanentError("5.3.5", f"the account {user.name} has no address")
         self.address = user.address
@@ -62,6 +74,7 @@ class Account:
         self._http = http
         self._clock = clock
         self._fixed_store = store
+        self._sent = SentLog(sent, user.address) if sent else None
         self._client: StoreClient | None = None
         self._identity: Identity | None = None
 
@@ -90,13 +103,16 @@ class Account:
         todo = [(parcel, posts) for parcel in parcels if (posts := self._seal(parcel, identity, largest))]
         for requests in _requests(todo):
             self._store(client, requests)
+        if self._sent is not None and (records := [r for parcel, _ in todo if (r := parcel.record())]):
+            self._sent.add(records, self._clock())
 
     def _seal(self, parcel: Parcel, identity: Identity, largest: int) -> list[NewPost]:
         """Return a message's posts; none, and the outcomes set, when there can be none."""
         when = datetime.fromtimestamp(self._clock(), UTC)
         item = parcel.stored.item
         try:
-            posts = seal(identity, item.sender, parcel.stored.content(), parcel.destinations, when)
+            content = parcel.stored.content()
+            posts = seal(identity, item.sender, content, parcel.destinations, when)
         except OpenPGPError as error:
             if error.reason == "too-large":
                 parcel.settle(Outcome.of(error, VIA))
@@ -109,6 +125,7 @@ class Account:
             self._defer([parcel], TemporaryError("4.3.0", "the message cannot be read now"))
             return []
         parcel.settle(Outcome())
+        parcel.header = quotable(content[:MAX_HEADER])
         if len(posts[0].head) + len(posts[0].body) > largest:
             parcel.settle(Outcome(State.FAILED, "5.3.4", f"our store takes posts of up to {largest} octets", VIA))
             return []

@@ -122,7 +122,8 @@ class _Process:
             if user.gnupghome is None:
                 raise PermanentError("5.3.5", f"the account {name} has no gnupghome")
             keyring = Keyring(user.gnupghome)
-            self._accounts[name] = Account(user, keyring, self._resolver, self._http, time.time, self._store)
+            sent = self._options.sent_directory
+            self._accounts[name] = Account(user, keyring, self._resolver, self._http, time.time, self._store, sent)
         return self._accounts[name]
 
     def _relay(self) -> Relay | None:

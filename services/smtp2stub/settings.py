@@ -18,6 +18,9 @@ class Smtp2stub:
     tls_cert: Path | None = setting(None, "the certificate and its chain (PEM)")
     tls_key: Path | None = setting(None, "the certificate's private key (PEM)")
     spool: Path = setting(DEFAULT_SPOOL, "the directory for mail that has not left yet")
+    sent: Path | None = setting(
+        None, "where headers of stored mail are kept for the puller's notices; default: SPOOL/sent"
+    )
     trust_loopback: bool = setting(True, "take mail from this machine without a password, from accounts' addresses")
     allow_plain_auth: bool = setting(False, "take passwords without TLS from anywhere: for demos and tests only")
     size_limit: int = setting(52_428_800, "the largest message, in octets")
@@ -38,6 +41,11 @@ class Smtp2stub:
     retry_max_seconds: float = setting(3600.0, "the longest such delay")
     queue_lifetime_days: float = setting(5.0, "after how many days undelivered mail goes back to its sender")
     drain_seconds: float = setting(10.0, "how long work under way may go on after SIGTERM")
+
+    @property
+    def sent_directory(self) -> Path:
+        """Where to note what was stored (stubmail.sent)."""
+        return self.sent or self.spool / "sent"
 
     def validate(self) -> None:
         """Raise ConfigError when settings contradict each other or cannot be understood."""

@@ -1,6 +1,7 @@
 """What the courier needs to post: people with real OpenPGP keys, a keyring, a resolver, and a store in memory."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,8 +101,15 @@ class MemoryStore:
 class MemoryAccount(Account):
     """Alice's account at a store in memory; ``connected`` are the stores that it went to."""
 
-    def __init__(self, keyring: MemoryKeyring, resolver: MemoryResolver, store: MemoryStore, http: Any = None) -> None:
-        super().__init__(User("alice", ALICE), keyring, resolver, http, lambda: NOW)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        keyring: MemoryKeyring,
+        resolver: MemoryResolver,
+        store: MemoryStore,
+        http: Any = None,
+        sent: Path | None = None,
+    ) -> None:
+        super().__init__(User("alice", ALICE), keyring, resolver, http, lambda: NOW, None, sent)  # type: ignore[arg-type]
         self.keyring = keyring
         self.resolver = resolver
         self.memory = store

@@ -15,6 +15,7 @@ from stubmail.envelope import tag, unwrap
 from stubmail.errors import StubmailError, TemporaryError
 from stubmail.openpgp import Identity, OpenPGPError
 from stubmail.queue import Outcome, Queue, State
+from stubmail.sent import SentRecords
 from stubmail.settings import ConfigError
 from stubmail.store_client import StoreRefused
 from tests.support.gateway import ALICE, BOB, MESSAGE, accept, make_item, make_queue
@@ -259,3 +260,34 @@ def test_a_message_that_cannot_be_read_waits(queue: Queue, account: MemoryAccoun
     account.post([sent, other])
     assert states(sent) == [(State.WAITING, "4.3.0")]
     assert states(other) == [(State.DONE, "2.0.0")]
+
+
+def test_the_header_of_what_was_stored_is_noted_and_nothing_else(
+    queue: Queue, alice: Identity, bob: Identity, carl: Identity, tmp_path: Path
+) -> None:
+    resolver = MemoryResolver(**{"alpha.example": offer("alpha.example", STORE)})
+    account = MemoryAccount(MemoryKeyring(alice), resolver, MemoryStore(), sent=tmp_path / "sent")
+    sent, waits = parcel(queue, 1, bob, carl), parcel(queue, 2, bob)
+    refused = sent.destinations[1].post_id
+    account.memory.errors = {refused: "quota", waits.destinations[0].post_id: "quota"}
+    account.post([sent, waits])
+    stored = sent.destinations[0].post_id
+    found = SentRecords(tmp_path / "sent", ALICE).find([stored, refused, waits.destinations[0].post_id], 0)
+    assert set(found) == {stored}
+    assert found[stored].header == MESSAGE.partition(b"\r\n\r\n")[0] + b"\r\n"
+    assert found[stored].posts == ((stored, BOB),)
+    assert found[stored].mail_from == ALICE
+    account.memory.errors.clear()
+    account.post([waits])
+    assert SentRecords(tmp_path / "sent", ALICE).find([waits.destinations[0].post_id], 0)
+
+
+def test_a_note_that_cannot_be_written_keeps_no_mail_back(
+    queue: Queue, alice: Identity, bob: Identity, tmp_path: Path
+) -> None:
+    (tmp_path / "sent").write_text("in the way")
+    resolver = MemoryResolver(**{"alpha.example": offer("alpha.example", STORE)})
+    account = MemoryAccount(MemoryKeyring(alice), resolver, MemoryStore(), sent=tmp_path / "sent")
+    sent = parcel(queue, 1, bob)
+    account.post([sent])
+    assert states(sent) == [(State.DONE, "2.0.0")]
