@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from services.post_manager import directory, service
+from services.post_manager.commands.cgi_stop import cgi_stop
 from services.post_manager.commands.export import export
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
@@ -73,7 +74,7 @@ def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
 
 
-for command in (export,):
+for command in (cgi_stop, export):
     main.add_command(command)
 
 if __name__ == "__main__":
