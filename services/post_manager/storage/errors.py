@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -27,19 +27,26 @@ class StorageDamaged(StorageError):
     """The database is not one, or its pages contradict each other: only a restored backup helps."""
 
 
+class StorageReadOnly(StorageError):
+    """The database was found damaged: nothing is written to it any more, what can be read is."""
+
+
 class Conflict(Exception):
     """Another transaction was faster; the same one, made anew, succeeds."""
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn the database's many errors into the few that callers tell apart."""
+def translated(on_damage: Callable[[StorageDamaged], None] = lambda error: None) -> Iterator[None]:
+    """Turn the database's many errors into the few that callers tell apart; ``on_damage`` is told of that first."""
     try:
         yield
     except IntegrityError as error:
         raise Conflict from error
     except DBAPIError as error:
-        raise _translate(error) from error
+        meant = _translate(error)
+        if isinstance(meant, StorageDamaged):
+            on_damage(meant)
+        raise meant from error
     except SQLAlchemyError as error:
         raise StorageError(f"the database: {error}") from error
 
@@ -53,6 +60,8 @@ def _translate(error: DBAPIError) -> Exception:
         return StorageFull(text)
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state.startswith("XX00"):  # data_corrupted
         return StorageDamaged(text)
+    if primary == sqlite3.SQLITE_READONLY:
+        return StorageReadOnly(text)
     if state.startswith("40"):  # transaction rollback: serialization failure, deadlock
         return Conflict()
     return StorageError(text)

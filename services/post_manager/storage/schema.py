@@ -1,7 +1,8 @@
-"""The tables, their version, and how a database of an older version becomes one of this."""
+"""The tables, their version, and who makes a database of an older version one of this."""
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from typing import TYPE_CHECKING
 
 from sqlalchemy import (
     BigInteger,
@@ -15,17 +16,18 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    insert,
     inspect,
     select,
-    update,
+    text,
 )
 
-from services.post_manager.storage.database import Database
-from services.post_manager.storage.errors import Conflict, StorageDamaged
+from services.post_manager.storage.errors import StorageDamaged, StorageError
 from stubmail.errors import Exit
 
-VERSION = 2
+if TYPE_CHECKING:
+    from services.post_manager.storage.database import Database
+
+VERSION = "0002"  # what the last step in storage/migrations leads to, known without loading Alembic
 
 # States of a post (protocol.md §5.6) as they are stored; the names are the protocol's.
 WAITING, FETCHED, EXPIRED, WITHDRAWN = range(4)
@@ -36,8 +38,6 @@ _Fingerprint = String(64)
 _Address = String(254)
 
 metadata = MetaData()
-
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
 # One row for each post ever stored, kept as a tombstone when it no longer waits: storing an id again must change
 # nothing (protocol.md §5.2). Then ``head`` and ``content`` are null. Times are Unix time, sizes octets.
@@ -148,57 +148,79 @@ keys = Table(
 SERIAL = "serial"
 CHORES = ("posts", "tombstones", "sessions", "cookies", "nonces")
 
-# From each older version, the step to the next one.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: keys.create}
+# The version's own table is Alembic's, and no part of ``metadata``; a first one had a table of another form.
+_version_table = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+_first_table = Table("schema_version", MetaData(), Column("version", Integer, nullable=False))
+_FIND_VERSION = select(_version_table.c.version_num)
+_FORM = re.compile(r"[0-9]{4}")
+_MIGRATING = 0x737475620001  # the number of a lock that nobody else takes
 
 
-def prepare(database: Database) -> None:
+def prepare(database: "Database") -> None:
     """Make the tables in an empty database, or bring older ones up to date; each step in one transaction.
 
     Raises StorageDamaged when the database is something else's, Exit when a newer version of this program wrote it.
     """
-    for attempt in range(2):
-        try:
-            with database.write() as connection:
-                _prepare(connection, VERSION, MIGRATIONS)
-            return
-        except Conflict:  # another process made the tables at the same moment
-            if attempt:
-                raise
-
-
-def check(database: Database) -> None:
-    """See that the tables are there, in this version, and can be read. Raises StorageDamaged or Exit."""
     with database.read() as connection:
-        _refuse_other(_version(connection), VERSION)
+        version, adopted = _version(connection)
+    while version != VERSION or not adopted:
+        with database.write() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
+            _step(connection)
+            version, adopted = _version(connection)
 
 
-def _prepare(connection: Connection, wanted: int, migrations: Mapping[int, Callable[[Connection], None]]) -> None:
+def check(database: "Database") -> None:
+    """See that the tables are there, in this version, and can be read. Raises StorageError or Exit."""
+    try:
+        with database.read() as connection:
+            version = connection.execute(_FIND_VERSION).scalar_one_or_none()
+    except StorageDamaged:
+        raise
+    except StorageError:  # the version is not where it should be: find out what is there instead
+        with database.read() as connection:
+            version, _ = _version(connection)
+    if version is None:
+        raise Exit(os.EX_CONFIG, "the database has no tables yet: post_manager makes them when it starts")
+    _refuse_newer(version)
+    if version != VERSION:
+        what = f"the database has version {version} of its tables, this program needs {VERSION}"
+        raise Exit(os.EX_CONFIG, f"{what}: post_manager brings them up to date when it starts")
+
+
+def _step(connection: Connection) -> None:
+    """Make one step towards VERSION; none when another process was faster."""
+    version, adopted = _version(connection)
+    if version is not None:
+        _refuse_newer(version)
+    if version == VERSION and adopted:
+        return
+    from services.post_manager.storage import migrations  # takes a while, and is hardly ever needed
+
+    if version is not None and not adopted:
+        migrations.adopt(connection, version)
+        _first_table.drop(connection)
+    else:
+        migrations.upgrade(connection)
+
+
+def _version(connection: Connection) -> tuple[str | None, bool]:
+    """Return the version of the tables, None when there are none, and whether it stands where it belongs."""
     names = inspect(connection).get_table_names()
     if not names:
-        metadata.create_all(connection)
-        connection.execute(insert(schema_version), {"version": wanted})
-        connection.execute(insert(counters), {"name": SERIAL, "value": 0})
-        connection.execute(insert(chores), [{"name": name, "due": 0} for name in CHORES])
-        return
-    if schema_version.name not in names:
-        raise StorageDamaged("the database holds other tables than those of post_manager")
-    version = _version(connection)
-    while version < wanted and version in migrations:
-        migrations[version](connection)
-        version += 1
-        connection.execute(update(schema_version), {"version": version})
-    _refuse_other(version, wanted)
+        return None, True
+    if _version_table.name in names:
+        return connection.execute(_FIND_VERSION).scalar_one_or_none() or "", True
+    if _first_table.name in names:
+        number = connection.execute(select(_first_table.c.version)).scalar_one_or_none() or 0
+        return f"{number:04}", False
+    raise StorageDamaged("the database holds other tables than those of post_manager")
 
 
-def _version(connection: Connection) -> int:
-    version = connection.execute(select(schema_version.c.version)).scalar_one_or_none()
-    if not isinstance(version, int):
+def _refuse_newer(version: str) -> None:
+    if not _FORM.fullmatch(version) or version == "0000":
         raise StorageDamaged("the database does not say which version it has")
-    return version
-
-
-def _refuse_other(version: int, wanted: int) -> None:
-    if version != wanted:
-        text = f"the database has version {version} of its tables, this program needs {wanted}"
-        raise Exit(os.EX_CONFIG, text)
+    if version > VERSION:
+        what = f"the database has version {version} of its tables, this program knows those up to {VERSION}"
+        raise Exit(os.EX_CONFIG, f"{what}: a newer one wrote it")
