@@ -80,11 +80,45 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /etc/nsd/*
 COPY docker/nsd.conf /etc/nsd/nsd.conf
 COPY docker/bin/serve-zone /usr/local/bin/
-COPY dns/zone.example /etc/nsd/zone.example
+COPY dns/*.example /etc/nsd/
 USER nsd
 EXPOSE 53/udp 53/tcp
 HEALTHCHECK --interval=5s --timeout=5s --start-period=10s --retries=3 CMD ["dig", "+short", "+time=2", "@127.0.0.1", "example.", "SOA"]
 CMD ["serve-zone"]
+
+# compose.scale.yaml: the database that the replicas of a store share. Its user has the services' number, for the volume
+# with the password.
+FROM debian AS database
+ENV PATH=/usr/lib/postgresql/17/bin:$PATH PGHOST=/tmp
+RUN groupadd --gid 10001 postgres \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/postgresql postgres \
+ && mkdir /etc/postgresql-common \
+ && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
+ && apt-get update \
+ && apt-get install --yes --no-install-recommends postgresql-17 \
+ && rm -rf /var/lib/apt/lists/* \
+ && install -d -o postgres -g postgres -m 700 /var/lib/postgresql
+COPY docker/postgresql.conf docker/pg_hba.conf /etc/postgresql/
+COPY docker/bin/serve-database /usr/local/bin/
+USER 10001:10001
+EXPOSE 5432
+# SIGINT: open transactions are rolled back; SIGTERM would wait for connections that never end.
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=2s --timeout=5s --start-period=30s --retries=3 CMD ["psql", "-qAtX", "-c", "SELECT 1", "postgres"]
+CMD ["serve-database"]
+
+# compose.scale.yaml: one address for all replicas of a store.
+FROM debian AS balancer
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends haproxy \
+ && rm -rf /var/lib/apt/lists/*
+COPY docker/haproxy.cfg /etc/haproxy/haproxy.cfg
+USER haproxy
+EXPOSE 8080
+# SIGUSR1: no new connections, and an end when the last request has its answer.
+STOPSIGNAL SIGUSR1
+HEALTHCHECK --interval=2s --timeout=5s --start-period=10s --retries=3 CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8404 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && read -rt 4 line <&3 && [[ $line == *' 200 '* ]]"]
+CMD ["haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"]
 
 # A real mail server for the domain that has no stub mail.
 FROM debian AS legacy
