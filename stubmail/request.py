@@ -153,11 +153,12 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class OutboxQuery:
-    """What an outbox request asks for (protocol.md §5.6); no states means all."""
+    """What an outbox request asks for (protocol.md §5.6); no states means all, ``since`` None in order of serials."""
 
     after: int
     limit: int
     states: tuple[str, ...]
+    since: int | None = None
 
 
 def mac(secret: bytes, data: bytes) -> bytes:
@@ -203,7 +204,8 @@ def outbox_query(request: Request) -> OutboxQuery:
     """Return what an outbox request asks for. Raises Refusal(malformed)."""
     shape = Shape(request.members, _malformed)
     states = shape.texts("states", len(STATES), _STATE) if "states" in shape.members else []
-    return OutboxQuery(shape.integer("after"), _limit(shape), tuple(states))
+    since = shape.integer("since") if "since" in shape.members else None
+    return OutboxQuery(shape.integer("after"), _limit(shape), tuple(states), since)
 
 
 def _malformed(what: str) -> Refusal:

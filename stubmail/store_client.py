@@ -149,10 +149,21 @@ class StoreClient:
         """Tell the store that these posts are delivered durably (§5.5)."""
         self._json(request.ACK, {"ids": [post_id.hex() for post_id in ids]})
 
-    def outbox(self, after: int = 0, limit: int = request.MAX_POSTS, states: Sequence[str] = ()) -> Outbox:
-        """Return one page of our own posts and their states, behind the serial ``after`` (§5.6)."""
+    def outbox(
+        self,
+        after: int = 0,
+        limit: int = request.MAX_POSTS,
+        states: Sequence[str] = (),
+        since: int | None = None,
+    ) -> Outbox:
+        """Return one page of our own posts and their states, behind the serial ``after`` (§5.6).
+
+        With ``since`` (Unix time): only posts that ended unfetched, behind ``after`` in that second, or later.
+        """
         members: dict[str, Any] = {"after": after, "limit": limit}
-        return parse_outbox(self._json(request.OUTBOX, members | ({"states": list(states)} if states else {})))
+        members |= {"states": list(states)} if states else {}
+        members |= {"since": since} if since is not None else {}
+        return parse_outbox(self._json(request.OUTBOX, members))
 
     def withdraw(self, ids: Sequence[bytes]) -> list[Result]:
         """Withdraw our own posts that still wait (§5.7)."""

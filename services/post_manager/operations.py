@@ -166,7 +166,7 @@ class Operations:
     def _outbox(self, admitted: Admitted, _parts: Parts) -> Answer:
         query = request.outbox_query(admitted.request)
         states = [STATE_NAMES.index(state) for state in query.states]
-        sent, more = outbox.page(self._database, admitted.fingerprint, query.after, query.limit, states)
+        sent, more = outbox.page(self._database, admitted.fingerprint, query.after, query.limit, states, query.since)
         return _json({"posts": [_sent(post) for post in sent], "more": more})
 
     def _withdraw(self, admitted: Admitted, _parts: Parts) -> Answer:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, tuple_
 
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.ending import end
-from services.post_manager.storage.schema import EXPIRED, WAITING, WITHDRAWN, posts
+from services.post_manager.storage.schema import ENDED, EXPIRED, WAITING, WITHDRAWN, posts
 
 BATCH = 500  # posts in one transaction of a chore
 
@@ -41,17 +41,23 @@ _COLUMNS = (
 
 
 def page(
-    database: Database, sender: str, after: int, limit: int, states: Sequence[int]
+    database: Database, sender: str, after: int, limit: int, states: Sequence[int], since: int | None = None
 ) -> tuple[tuple[Sent, ...], bool]:
     """Return a sender's posts with a serial above ``after``, at most ``limit``, and whether there are more.
 
-    ``states``: only posts in one of these; none means all.
+    ``states``: only posts in one of these; none means all. With ``since`` (Unix time): only posts that ended unfetched
+    behind ``after`` in that second, or later, in the order in which they ended.
     """
-    query = select(*_COLUMNS).where(posts.c.sender == sender, posts.c.serial > after)
+    query = select(*_COLUMNS).where(posts.c.sender == sender)
+    if since is None:
+        query = query.where(posts.c.serial > after).order_by(posts.c.serial)
+    else:
+        place = tuple_(posts.c.changed, posts.c.serial)
+        query = query.where(ENDED, place > (since, after)).order_by(posts.c.changed, posts.c.serial)
     if states:
         query = query.where(posts.c.state.in_(states))
     with database.read() as connection:
-        rows = connection.execute(query.order_by(posts.c.serial).limit(limit + 1)).all()
+        rows = connection.execute(query.limit(limit + 1)).all()
     return tuple(Sent(*row) for row in rows[:limit]), len(rows) > limit
 
 

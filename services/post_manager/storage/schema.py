@@ -27,11 +27,12 @@ from stubmail.errors import Exit
 if TYPE_CHECKING:
     from services.post_manager.storage.database import Database
 
-VERSION = "0002"  # what the last step in storage/migrations leads to, known without loading Alembic
+VERSION = "0003"  # what the last step in storage/migrations leads to, known without loading Alembic
 
 # States of a post (protocol.md §5.6) as they are stored; the names are the protocol's.
 WAITING, FETCHED, EXPIRED, WITHDRAWN = range(4)
 STATE_NAMES = ("waiting", "fetched", "expired", "withdrawn")
+_IS_ENDED = "state > 1"  # expired or withdrawn
 
 _Key = BigInteger().with_variant(Integer(), "sqlite")  # SQLite makes only an INTEGER key the row's own number
 _Fingerprint = String(64)
@@ -61,7 +62,17 @@ posts = Table(
     Index("posts_by_recipient", "recipient", "state", "serial", "sender"),
     Index("posts_by_sender", "sender", "serial"),
     Index("posts_by_due", "due"),
+    # What senders are to be told of. Partial: storing and fetching, which is nearly all that happens, pass it by.
+    Index(
+        "posts_by_end",
+        "sender",
+        "changed",
+        "serial",
+        sqlite_where=text(_IS_ENDED),
+        postgresql_where=text(_IS_ENDED),
+    ),
 )
+ENDED = text(_IS_ENDED)  # written as in the index, without parameters, for the engines to see that the index serves
 
 # The bodies of posts: each is stored once for all posts of its sender that share it, cut into chunks.
 contents = Table(
