@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+pytest_plugins = ["tests.support.databases"]
+
 # Neither profile has a deadline: machines that run tests are busy with other things too. A failure prints the blob
 # that reproduces it; with CI=true every run tries the same examples.
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
