@@ -105,7 +105,9 @@ def _form(connection: Connection, table: str) -> object:
     """Everything about a table that compare_metadata leaves out, too."""
     look = inspect(connection)
     columns = [{**column, "type": str(column["type"])} for column in look.get_columns(table)]
-    indexes = sorted(look.get_indexes(table), key=lambda index: str(index["name"]))
+    indexes = {str(index.pop("name")): index for index in look.get_indexes(table)}
+    for index in indexes.values():  # the condition of a partial one comes as an object that equals no other
+        index["dialect_options"] = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
     return columns, look.get_pk_constraint(table), indexes, look.get_unique_constraints(table)
 
 
