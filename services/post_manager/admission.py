@@ -1,26 +1,32 @@
 """Who may come in: the checks before any work is done, the cheap ones first (protocol.md §4.3)."""
 
+import contextlib
 import hmac
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.post_manager.multipart import MAX_HEADERS
 from services.post_manager.parts import Parts
 from services.post_manager.rate import Buckets
-from services.post_manager.storage import sessions
+from services.post_manager.session_cache import SessionCache
+from services.post_manager.storage import nonces
 from services.post_manager.storage.database import Database
+from services.post_manager.storage.nonces import Nonce, Replayed
+from services.post_manager.storage.sessions import Session
 from services.post_manager.upload import open_upload
 from stubmail.limits import network
 from stubmail.openpgp import Certificate, OpenPGPError, verify
 from stubmail.request import (
+    ACK,
     CLOCK_SKEW,
     MAX_CERTIFICATE,
     MAX_REQUEST,
     MAX_SIGNATURE,
     OPEN,
     STORE,
+    WITHDRAW,
     Refusal,
     Request,
     mac,
@@ -28,16 +34,23 @@ from stubmail.request import (
 
 # Octets of a request, but for a ``store``: three parts, and what stands around them.
 _MAX_SMALL = MAX_REQUEST + MAX_SIGNATURE + MAX_CERTIFICATE + 4 * (MAX_HEADERS + 256)
+# Octets of a request whose nonce is remembered in the transaction that does the work; that of a larger one is
+# remembered before more is read: a replay must not cost so much.
+_MAX_TOGETHER = 262_144
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An authentic request: whose it is, and for an ``open`` the certificate that signed it."""
+    """An authentic request: whose it is, and for an ``open`` the certificate that signed it.
+
+    ``nonce``, if there is one, has to be remembered in the transaction that does what the request asks for.
+    """
 
     request: Request
     fingerprint: str
     address: str
     certificate: Certificate | None = None
+    nonce: Nonce | None = None
 
 
 class Gate:
@@ -52,7 +65,9 @@ class Gate:
         *,
         by_network: Buckets,
         by_client: Buckets,
+        together: bool = True,
     ) -> None:
+        """``together``: what requests change is in the same database as their nonces."""
         self._host = host
         self._database = database
         self._incoming = incoming
@@ -60,12 +75,62 @@ class Gate:
         self._lock = threading.Lock()
         self._by_network = by_network
         self._by_client = by_client
+        self._sessions = SessionCache(database)
+        self._together = frozenset((STORE, ACK, WITHDRAW) if together else ())
+        self._under_way: set[tuple[str, bytes]] = set()  # clients and nonces
 
-    def admit(self, parts: Parts, remote: str) -> Admitted:
-        """Check a request whose method, media type and length were found good; ``remote`` is the peer's address.
+    @contextlib.contextmanager
+    def admit(self, parts: Parts, remote: str) -> Iterator[Admitted]:
+        """Check a request whose method, media type and length were found good; the block does what it asks for.
 
-        Of a ``store`` the further parts are left to be read; any other body has been read to its end. Raises Refusal
-        with the code of the first check that fails, and StorageError.
+        ``remote`` is the peer's address. Of a ``store`` the further parts are left to be read; any other body has been
+        read to its end. Raises Refusal with the code of the first check that fails, and StorageError. The block may
+        raise Replayed, which becomes a Refusal.
+        """
+        admitted, nonce = self._check(parts, remote)
+        with self._only(nonce):
+            if admitted.nonce is None:
+                self._remember(nonce)
+            try:
+                yield admitted
+            except Replayed:
+                raise _replayed() from None
+            except Refusal:
+                if admitted.nonce is not None:  # it is not read again either
+                    self._remember(nonce)
+                raise
+            if admitted.nonce is not None:
+                self._count(nonce)
+
+    @contextlib.contextmanager
+    def _only(self, nonce: Nonce) -> Iterator[None]:
+        """While the block lasts, any other request of this process with the same nonce is a replay."""
+        key = nonce.client, nonce.nonce
+        with self._lock:
+            if key in self._under_way:
+                raise _replayed()
+            self._under_way.add(key)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way.remove(key)
+
+    def _remember(self, nonce: Nonce) -> None:
+        if not nonces.remember(self._database, nonce):
+            raise _replayed()
+        self._count(nonce)
+
+    def _count(self, nonce: Nonce) -> None:
+        # Only now: nobody can use up another's rate.
+        with self._lock:
+            self._by_client.take(nonce.client, nonce.time)
+
+    def _check(self, parts: Parts, remote: str) -> tuple[Admitted, Nonce]:
+        """Return who asks for what, and the nonce, which nobody has remembered yet: only one that is authentic counts.
+
+        A replay is looked up at once only where the checks that follow are dear. The others pass them, and then find
+        the nonce remembered; or fail, and are told so only if they are not replays.
         """
         length = parts.unread
         data = _named(parts, "request", MAX_REQUEST)
@@ -77,19 +142,24 @@ class Gate:
             raise Refusal("wrong-host", "this store has another name")
         now = int(self._clock())
         self._check_time(request.time, now)
-        client, nonce = request.session or request.fingerprint, bytes.fromhex(request.nonce)
-        session = self._check_nonce(request, client, nonce, now)
-        self._check_rate(network(remote), client, now)
+        nonce = Nonce(request.session or request.fingerprint, bytes.fromhex(request.nonce), now)
         if certificate is not None:
-            admitted = self._check_signature(request, data, proof, certificate)
-        else:
-            admitted = self._check_mac(request, data, proof, session)
-        # Only now: nobody can burn another's nonce, or use up his rate.
-        if not sessions.remember_nonce(self._database, client, nonce, now):
-            raise _replayed()
-        with self._lock:
-            self._by_client.take(client, now)
-        return admitted
+            self._refuse_seen(nonce)
+            self._check_rate(network(remote), nonce.client, now)
+            return self._check_signature(request, data, proof, certificate), nonce
+        try:
+            self._check_rate(network(remote), nonce.client, now)
+            session = self._check_mac(request, data, proof, now)
+        except Refusal:
+            self._refuse_seen(nonce)
+            raise
+        together = request.op in self._together and length <= _MAX_TOGETHER
+        return Admitted(request, session.fingerprint, session.address, nonce=nonce if together else None), nonce
+
+    def _refuse_seen(self, nonce: Nonce) -> None:
+        with self._database.read() as connection:
+            if nonces.seen(connection, nonce):
+                raise _replayed()
 
     def _check_shape(self, request: Request, length: int, parts: Parts) -> None:
         """The frame as far as the request's JSON tells it."""
@@ -115,15 +185,6 @@ class Gate:
             text = f"your clock is {abs(off)} seconds {'fast' if off > 0 else 'slow'}, {CLOCK_SKEW} are allowed"
             raise Refusal("clock-skew", text)
 
-    def _check_nonce(self, request: Request, client: str, nonce: bytes, now: int) -> sessions.Session | None:
-        """Refuse a replay; return the session, which only a later check asks for, with the same read."""
-        with self._database.read() as connection:
-            if sessions.nonce_seen(connection, client, nonce):
-                raise _replayed()
-            if request.op == OPEN:
-                return None
-            return sessions.find_session(connection, bytes.fromhex(request.session), now)
-
     def _check_rate(self, peer: str, client: str, now: float) -> None:
         with self._lock:
             delay = max(self._by_network.delay(peer, now), self._by_client.delay(client, now))
@@ -148,12 +209,13 @@ class Gate:
             raise Refusal("signature", "the signature is not good") from error
         return Admitted(request, request.fingerprint, str(request.address), certificate)
 
-    def _check_mac(self, request: Request, data: bytes, proof: bytes, session: sessions.Session | None) -> Admitted:
+    def _check_mac(self, request: Request, data: bytes, proof: bytes, now: int) -> Session:
+        session = self._sessions.find(bytes.fromhex(request.session), now)
         if session is None:
             raise Refusal("session", "there is no such session; open a new one")
         if not hmac.compare_digest(proof, mac(session.secret, data)):
             raise Refusal("mac", "the MAC is not good")
-        return Admitted(request, session.fingerprint, session.address)
+        return session
 
 
 def _named(parts: Parts, name: str, most: int) -> bytes:

@@ -109,7 +109,7 @@ class Operations:
             ]
             sender = Sender(admitted.fingerprint, admitted.address)
             now = int(self._clock())
-            outcomes = posts.store(self._database, sender, new, received, account.terms, now)
+            outcomes = posts.store(self._database, sender, new, received, account.terms, now, admitted.nonce)
         results: list[dict[str, Any]] = []
         for post, outcome in zip(new, outcomes, strict=True):
             if outcome is None:
@@ -159,7 +159,8 @@ class Operations:
     def _ack(self, admitted: Admitted, _parts: Parts) -> Answer:
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
-        for post_id in mailbox.acknowledge(self._database, admitted.fingerprint, ids, now, self._keeping.tombstone):
+        keep = self._keeping.tombstone
+        for post_id in mailbox.acknowledge(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce):
             event(_log, "fetched", post_id.hex(), by=admitted.fingerprint)
         return _json({"acknowledged": len(ids)})
 
@@ -172,7 +173,8 @@ class Operations:
     def _withdraw(self, admitted: Admitted, _parts: Parts) -> Answer:
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
-        states = outbox.withdraw(self._database, admitted.fingerprint, ids, now, self._keeping.tombstone)
+        keep = self._keeping.tombstone
+        states = outbox.withdraw(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce)
         event(_log, "withdrew", admitted.request.session, posts=list(states.values()).count(WITHDRAWN), asked=len(ids))
         results = []
         for post_id in ids:

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -20,6 +20,7 @@ class Ledger:
     def __init__(self) -> None:
         self.commits: list[list[str]] = []
         self.current: list[str] = []
+        self.calls: list[list[str]] = []
         self.group = Group(self.transaction, self.alone)
         self.first_has_begun, self.go = threading.Event(), threading.Event()
 
@@ -29,9 +30,19 @@ class Ledger:
         yield self.current
         self.commits.append(self.current)
 
-    def alone(self, work: Callable[[Any], Any]) -> Any:
+    def alone(self, do: Callable[[Any, Sequence[Any]], Sequence[Any]], item: Any) -> Any:
         with self.transaction() as connection:
-            return work(connection)
+            return do(connection, [item])[0]
+
+    def each(self, connection: Any, works: Sequence[Callable[[Any], str]]) -> list[str]:
+        """Do several pieces of work, all of one kind."""
+        return [work(connection) for work in works]
+
+    def other(self, connection: Any, names: Sequence[str]) -> list[str]:
+        """Work of another kind, which is done all at once."""
+        self.calls.append(list(names))
+        connection.extend(names)
+        return list(names)
 
     def first(self, connection: Any) -> str:
         """Work that takes so long that everybody else arrives meanwhile."""
@@ -48,13 +59,14 @@ class Ledger:
 
         return work
 
-    def run(self, *others: Callable[[Any], str]) -> list[Future[str]]:
+    def run(self, *others: Callable[[Any], str] | str) -> list[Future[str]]:
         """Run ``others`` in threads that all arrive while ``first`` is at work."""
         with ThreadPoolExecutor(len(others) + 1) as pool:
-            futures = [pool.submit(self.group.run, self.first)]
+            futures = [pool.submit(self.group.run, self.each, self.first)]
             assert self.first_has_begun.wait(10)
             for number, work in enumerate(others):
-                futures.append(pool.submit(self.group.run, work))
+                do = self.other if isinstance(work, str) else self.each
+                futures.append(pool.submit(self.group.run, do, work))
                 wait_until(lambda expected=number + 1: len(self.group._waiting) >= expected, what="all to arrive")
             self.go.set()
         return futures
@@ -67,6 +79,14 @@ def test_who_comes_meanwhile_shares_the_next_transaction() -> None:
     assert ledger.commits[0] == ["first"]
     assert len(ledger.commits) == 2
     assert sorted(ledger.commits[1]) == ["0", "1", "2", "3", "4"]
+
+
+def test_work_of_one_kind_is_done_at_once_and_each_gets_its_own_result() -> None:
+    ledger = Ledger()
+    futures = ledger.run("a", ledger.note("work"), "b", "c")
+    assert [future.result() for future in futures] == ["first", "a", "work", "b", "c"]
+    assert ledger.calls == [["a", "b", "c"]]
+    assert len(ledger.commits) == 2
 
 
 @pytest.mark.parametrize("error", [StorageFull("no room"), Conflict()])
@@ -98,5 +118,5 @@ def test_a_group_is_bounded() -> None:
 
 def test_one_after_the_other_each_has_its_own() -> None:
     ledger = Ledger()
-    assert [ledger.group.run(ledger.note(name)) for name in "abc"] == ["a", "b", "c"]
+    assert [ledger.group.run(ledger.each, ledger.note(name)) for name in "abc"] == ["a", "b", "c"]
     assert ledger.commits == [["a"], ["b"], ["c"]]

@@ -1,20 +1,20 @@
 """The store's database: posts are kept exactly once, within quotas, and sums never drift from what they sum up."""
 
 import secrets
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from services.post_manager.storage import contents, mailbox, outbox, posts, schema, serials, sessions
+from services.post_manager.storage import contents, intake, mailbox, nonces, outbox, posts, schema, serials, sessions
 from services.post_manager.storage.contents import CHUNK
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.errors import Conflict, StorageDamaged, StorageError, StorageFull
+from services.post_manager.storage.intake import Wanted
+from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
-from stubmail.errors import Exit
 from tests.support.store_rows import Octets, assert_consistent, rows
 
 ALICE = Sender("A" * 40, "alice@alpha.example")
@@ -294,13 +294,68 @@ def test_sessions_end_and_the_oldest_give_way(database: Database) -> None:
 
 
 def test_a_nonce_is_good_once_for_each_client(database: Database) -> None:
-    nonce = secrets.token_bytes(16)
-    assert sessions.remember_nonce(database, BOB, nonce, NOW)
-    assert not sessions.remember_nonce(database, BOB, nonce, NOW)
-    assert sessions.remember_nonce(database, CAROL, nonce, NOW)
+    octets = secrets.token_bytes(16)
+    bobs, carols = Nonce(BOB, octets, NOW), Nonce(CAROL, octets, NOW)
+    assert [nonces.remember(database, nonce) for nonce in (bobs, bobs, carols)] == [True, False, True]
+    with database.read() as connection:
+        assert nonces.seen(connection, bobs)
+        assert not nonces.seen(connection, Nonce(BOB, secrets.token_bytes(16), NOW))
     assert sessions.forget(database, schema.nonces, NOW) == 0
     assert sessions.forget(database, schema.nonces, NOW + 1) == 2
-    assert sessions.remember_nonce(database, BOB, nonce, NOW)
+    assert nonces.remember(database, bobs)
+
+
+def test_a_nonce_that_comes_with_work_is_used_up_with_it_or_not_at_all(database: Database) -> None:
+    post, nonce = new(), Nonce(BOB, secrets.token_bytes(16), NOW)
+
+    def store(post: NewPost, nonce: Nonce) -> list[posts.Refused | None]:
+        return posts.store(database, ALICE, [post], [Octets(b"body")], TERMS, NOW, nonce)
+
+    assert store(post, nonce) == [None]
+    with pytest.raises(Replayed):
+        store(new(), nonce)
+    with pytest.raises(Replayed):
+        mailbox.acknowledge(database, BOB, [post.id], NOW, KEEP, nonce)
+    with pytest.raises(Replayed):
+        outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW, KEEP, nonce)
+    assert rows(database, "posts") == 1
+    assert mailbox.look_up(database, BOB, [post.id])[post.id] is not None
+
+    unused = Nonce(BOB, secrets.token_bytes(16), NOW)
+    with pytest.raises(StorageFull), database.write() as connection:
+        assert nonces.use(connection, [unused]) == [True]
+        raise StorageFull("no room")
+    assert nonces.remember(database, unused)
+
+
+def test_requests_stored_together_are_judged_one_after_the_other(database: Database) -> None:
+    terms = Terms(quota_posts=3, quota_octets=10_000, max_post=5_000, lifetime=1000)
+    nonce, shared, twice = Nonce(BOB, secrets.token_bytes(16), NOW), Octets(b"x" * 1000), new()
+    own = Octets(b"y" * 1000)
+
+    def wanted(*new: NewPost, sender: Sender = ALICE, nonce: Nonce | None = None, body: Octets = shared) -> Wanted:
+        return Wanted(sender, new, [body], terms, NOW, nonce)
+
+    requests = [
+        wanted(new(), nonce=nonce),
+        wanted(new(), nonce=nonce),  # a replay
+        wanted(twice),
+        wanted(twice),  # another gateway was as fast
+        wanted(twice, sender=AMY),  # another's id
+        wanted(new(CAROL), sender=AMY, body=own),
+        wanted(new(), new()),  # over quota, but for the first
+    ]
+    with database.write() as connection:
+        verdicts = intake.store(connection, requests)
+    assert verdicts[1] is None
+    answers = [[verdict and verdict.code for verdict in found] for found in verdicts if found is not None]
+    assert answers == [[None], [None], [None], ["id"], [None], [None, "quota"]]
+    assert (rows(database, "posts"), rows(database, "contents")) == (4, 2)
+    assert_consistent(database)
+    with database.write() as connection:  # and once more, when the bodies are there
+        assert intake.store(connection, [wanted(new(CAROL), sender=AMY), wanted(new(CAROL), sender=AMY, body=own)])
+    assert rows(database, "contents") == 3
+    assert_consistent(database)
 
 
 def test_a_full_database_is_told_from_a_broken_one(database: Database) -> None:
@@ -324,7 +379,7 @@ def test_a_full_database_is_told_from_a_broken_one(database: Database) -> None:
 def test_the_file_is_private_and_durable(tmp_path: Path, database: Database) -> None:
     keep(database, new())
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+    assert modes == {f"store.db{suffix}": 0o600 for suffix in ("", "-wal", "-shm", "-turn")}
     with database.write() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
@@ -345,38 +400,6 @@ def test_a_damaged_file_is_left_as_it_is(tmp_path: Path) -> None:
         schema.check(database)
     database.close()
     assert path.read_bytes() == before
-
-
-def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    with sqlite3.connect(path) as other:
-        other.execute("CREATE TABLE recipes (name TEXT)")
-    other.close()
-    database = Database(sqlite_url(path))
-    with pytest.raises(StorageDamaged, match="other tables"):
-        schema.prepare(database)
-    database.close()
-
-
-def test_tables_of_a_newer_version_are_not_touched(database: Database) -> None:
-    with database.write() as connection:
-        connection.exec_driver_sql("UPDATE schema_version SET version = 99")
-    for look in (schema.prepare, schema.check):
-        with pytest.raises(Exit, match="version 99"):
-            look(database)
-
-
-def test_older_tables_are_migrated_step_by_step(database: Database) -> None:
-    steps = []
-    migrations = {1: lambda connection: steps.append(1), 2: lambda connection: steps.append(2)}
-    with database.write() as connection:
-        connection.exec_driver_sql("UPDATE schema_version SET version = 1")
-        schema._prepare(connection, 3, migrations)
-    assert steps == [1, 2]
-    with database.read() as connection:
-        assert schema._version(connection) == 3
-    with pytest.raises(Exit), database.write() as connection:
-        schema._prepare(connection, 5, migrations)
 
 
 def test_a_watch_sees_that_something_changed(database: Database) -> None:

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 
 from services.post_manager.storage.errors import Conflict
 from services.post_manager.storage.schema import chunks, contents
@@ -13,11 +14,13 @@ CHUNK = 262_144  # octets of every chunk but a content's last one
 BATCH = 1_048_576  # octets handed to the database, or taken from it, in one statement
 
 
+Key = tuple[str, bytes]  # whose it is, a fingerprint, and its SHA-256
+
 # Made once: to put a statement together costs more than to run it.
-_KNOWN = select(contents.c.digest, contents.c.id).where(
-    contents.c.sender == bindparam("sender"), contents.c.digest.in_(bindparam("digests", expanding=True))
+_KNOWN = select(contents.c.sender, contents.c.digest, contents.c.id).where(
+    tuple_(contents.c.sender, contents.c.digest).in_(bindparam("keys", expanding=True))
 )
-_ADD = insert(contents).returning(contents.c.id)
+_ADD = insert(contents)
 _ADD_CHUNK = insert(chunks)
 _SHARE = (
     update(contents).where(contents.c.id == bindparam("content_id")).values(refs=contents.c.refs + bindparam("more"))
@@ -52,24 +55,48 @@ class Body(Protocol):
         """Yield it from the beginning, in pieces of ``size`` octets but for the last one."""
 
 
-def known(connection: Connection, sender: str, digests: Iterable[bytes]) -> dict[bytes, int]:
-    """Return the ids of those of this sender's contents that are stored already, by digest."""
-    rows = connection.execute(_KNOWN, {"sender": sender, "digests": list(digests)})
-    return {row.digest: row.id for row in rows}
+@dataclass(frozen=True, slots=True)
+class New:
+    """A body to store under an id of its own, which ``refs`` posts use."""
+
+    id: int
+    key: Key
+    body: Body
+    refs: int
 
 
-def add(connection: Connection, sender: str, body: Body, refs: int) -> int:
-    """Store a new body that ``refs`` posts use; return its id. Constant memory for any size."""
-    row = {"sender": sender, "digest": body.digest, "size": body.size, "refs": refs}
-    content_id = int(connection.execute(_ADD, row).scalar_one())
-    for number, data in enumerate(body.pieces(CHUNK)):
-        connection.execute(_ADD_CHUNK, {"content": content_id, "number": number, "data": data})
-    return content_id
+def known(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:
+    """Return the ids of those contents that are stored already."""
+    rows = connection.execute(_KNOWN, {"keys": list(keys)})
+    return {(sender, digest): content_id for sender, digest, content_id in rows}
 
 
-def share(connection: Connection, content_id: int, refs: int) -> None:
-    """Have ``refs`` more posts use a stored body. Raises Conflict when it was deleted meanwhile."""
-    if connection.execute(_SHARE, {"content_id": content_id, "more": refs}).rowcount != 1:
+def add(connection: Connection, new: Sequence[New]) -> None:
+    """Store bodies. Constant memory for any size."""
+    if not new:
+        return
+    rows = [
+        {"id": one.id, "sender": one.key[0], "digest": one.key[1], "size": one.body.size, "refs": one.refs}
+        for one in new
+    ]
+    connection.execute(_ADD, rows)
+    pieces: list[dict[str, Any]] = []
+    waiting = 0
+    for one in new:
+        for number, data in enumerate(one.body.pieces(CHUNK)):
+            pieces.append({"content": one.id, "number": number, "data": data})
+            waiting += len(data)
+            if waiting >= BATCH:
+                connection.execute(_ADD_CHUNK, pieces)
+                pieces, waiting = [], 0
+    if pieces:
+        connection.execute(_ADD_CHUNK, pieces)
+
+
+def share(connection: Connection, uses: Mapping[int, int]) -> None:
+    """Have more posts use stored bodies, as many as ``uses`` says by id. Raises Conflict when one was deleted."""
+    rows = [{"content_id": content_id, "more": more} for content_id, more in sorted(uses.items())]
+    if rows and connection.execute(_SHARE, rows).rowcount != len(rows):
         raise Conflict
 
 

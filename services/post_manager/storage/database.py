@@ -1,23 +1,31 @@
 """A database and its transactions, with a stated durability."""
 
 import contextlib
-import itertools
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection
 
-from services.post_manager.storage.engines import DURABLE, MODE, READ, RELAXED, server_engine, sqlite_engine
+from services.post_manager.storage.engines import (
+    DURABLE,
+    MODE,
+    READ,
+    RELAXED,
+    parse_url,
+    server_engine,
+    sqlite_engine,
+    sqlite_path,
+)
 from services.post_manager.storage.errors import Conflict, translated
-from services.post_manager.storage.group import Group
+from services.post_manager.storage.group import Do, Group
+from services.post_manager.storage.turn import Turn
 
 ATTEMPTS = 5  # at a transaction that meets another one
 
 T = TypeVar("T")
-Version = tuple[int, int]
-
-_watches = itertools.count()
+R = TypeVar("R")
+Work = Callable[[Connection], T]
 
 
 class Database:
@@ -27,17 +35,20 @@ class Database:
     """
 
     def __init__(self, url: str, connections: int = 4) -> None:
-        self._sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._sqlite = parse_url(url).get_backend_name() == "sqlite"
         self._engine = sqlite_engine(url, connections) if self._sqlite else server_engine(url, connections)
-        # SQLite takes one writer at a time, and waiting for it by polling is slow: within a process, queue up.
-        self._turn: contextlib.AbstractContextManager[Any] = (
-            threading.Lock() if self._sqlite else contextlib.nullcontext()
-        )
-        self._group = Group(self.write, self._alone)
+        path = sqlite_path(url)
+        self._turn = Turn(path) if path is not None else None
+        self._groups = {
+            durable: Group(partial(self.write, durable=durable), partial(self._alone, durable))
+            for durable in (True, False)
+        }
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        if self._turn is not None:
+            self._turn.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -53,50 +64,43 @@ class Database:
         Raises StorageError, or Conflict when a row was put there by another meanwhile.
         """
         mode = DURABLE if durable else RELAXED
-        with translated(), self._turn, self._connect(mode) as connection, connection.begin():
+        turn = self._turn or contextlib.nullcontext()
+        with translated(), turn, self._connect(mode) as connection, connection.begin():
             yield connection
 
-    def transact(self, work: Callable[[Connection], T]) -> T:
+    def transact(self, work: Work[T]) -> T:
         """Run ``work`` in a durable transaction, again when another transaction got into its way.
 
         What several threads have to write at the same moment shares one transaction where the database does not see
         to that itself. Raises StorageError.
         """
-        return self._group.run(work) if self._sqlite else self._alone(work)
+        return self.batch(_each, work) if self._sqlite else cast(T, self._alone(True, _each, work))
 
-    def _alone(self, work: Callable[[Connection], T]) -> T:
+    def batch(self, do: Do[T, R], item: T, *, durable: bool = True) -> R:
+        """Have ``do`` do this item, and with it those that other threads bring at the same moment, in one transaction.
+
+        ``do`` gets the items and returns a result for each. It may be run more than once; only the last time counts.
+        Raises StorageError.
+        """
+        return self._groups[durable].run(do, item)
+
+    def _alone(self, durable: bool, do: Do[T, R], item: T) -> R:
         for _ in range(ATTEMPTS - 1):
-            with contextlib.suppress(Conflict), self.write() as connection:
-                return work(connection)
-        with self.write() as connection:
-            return work(connection)
+            with contextlib.suppress(Conflict), self.write(durable=durable) as connection:
+                return do(connection, [item])[0]
+        with self.write(durable=durable) as connection:
+            return do(connection, [item])[0]
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator["Watch"]:
-        """One connection kept for many small reads, with a cheap way to see whether anything changed meanwhile."""
-        with translated(), self._connect(READ) as connection:
-            yield Watch(connection, self._sqlite)
+    def watch(self) -> Iterator[Connection]:
+        """One connection kept for the many small reads of a ``Watch``. Raises StorageError."""
+        options = {MODE: READ} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
+        with translated(), self._engine.connect() as connection:
+            yield connection.execution_options(**options)
 
     def _connect(self, mode: str) -> Connection:
         return self._engine.connect().execution_options(**{MODE: mode})
 
 
-class Watch:
-    """A connection for one thread that only reads, again and again."""
-
-    def __init__(self, connection: Connection, sqlite: bool) -> None:
-        self._connection = connection
-        self._sqlite = sqlite
-        self._number = next(_watches)
-
-    @contextlib.contextmanager
-    def look(self) -> Iterator[tuple[Connection, Version | None]]:
-        """One state of the database, and its version: the same as long as nobody changes anything.
-
-        The version is None where the database cannot tell. Raises StorageError.
-        """
-        with translated(), self._connection.begin():
-            version = None
-            if self._sqlite:  # it counts what other connections do, from wherever this one began to count
-                version = self._number, self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-            yield self._connection, version
+def _each(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
+    return [work(connection) for work in works]

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.ending import end
+from services.post_manager.storage.nonces import Nonce, once
 from services.post_manager.storage.schema import FETCHED, WAITING, WITHDRAWN, contents, posts, tallies
 
 MAX_OTHERS = 100
@@ -131,7 +132,12 @@ def find(connection: Connection, post_id: bytes) -> Stored | None:
     return Stored(*row) if row is not None else None
 
 
-def acknowledge(database: Database, recipient: str, ids: Sequence[bytes], now: int, keep: int) -> list[bytes]:
-    """Delete the content of these posts of a recipient's, durably; return the ids of those that were waiting."""
+def acknowledge(
+    database: Database, recipient: str, ids: Sequence[bytes], now: int, keep: int, nonce: Nonce | None = None
+) -> list[bytes]:
+    """Delete the content of these posts of a recipient's, durably; return the ids of those that were waiting.
+
+    ``nonce`` is used up in the same transaction. Raises Replayed when it was used before.
+    """
     own = (posts.c.id.in_(ids), posts.c.recipient == recipient)
-    return database.transact(lambda connection: end(connection, own, FETCHED, now, keep))
+    return once(database, nonce, lambda connection: end(connection, own, FETCHED, now, keep))

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, delete, select, tuple_
 
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.ending import end
+from services.post_manager.storage.nonces import Nonce, once
 from services.post_manager.storage.schema import ENDED, EXPIRED, WAITING, WITHDRAWN, posts
 
 BATCH = 500  # posts in one transaction of a chore
@@ -61,15 +62,20 @@ def page(
     return tuple(Sent(*row) for row in rows[:limit]), len(rows) > limit
 
 
-def withdraw(database: Database, sender: str, ids: Sequence[bytes], now: int, keep: int) -> dict[bytes, int]:
-    """Delete those of a sender's posts that still wait, durably; return the state of each that is the sender's."""
+def withdraw(
+    database: Database, sender: str, ids: Sequence[bytes], now: int, keep: int, nonce: Nonce | None = None
+) -> dict[bytes, int]:
+    """Delete those of a sender's posts that still wait, durably; return the state of each that is the sender's.
+
+    ``nonce`` is used up in the same transaction. Raises Replayed when it was used before.
+    """
 
     def work(connection: Connection) -> dict[bytes, int]:
         own = (posts.c.id.in_(ids), posts.c.sender == sender)
         end(connection, own, WITHDRAWN, now, keep)
         return {row.id: row.state for row in connection.execute(select(posts.c.id, posts.c.state).where(*own))}
 
-    return database.transact(work)
+    return once(database, nonce, work)
 
 
 def expire(database: Database, now: int, keep: int) -> list[bytes]:

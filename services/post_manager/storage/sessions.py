@@ -1,4 +1,4 @@
-"""Sessions, cookies, and the nonces that were seen: in the database, so that all who serve requests share them."""
+"""Sessions and cookies: in the database, so that all who serve requests share them."""
 
 import secrets
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.errors import Conflict
 from services.post_manager.storage.schema import cookies, nonces, sessions
 
 # protocol.md §9
@@ -18,7 +17,6 @@ COOKIES_EACH = 16
 
 _SESSION = select(sessions).where(sessions.c.id == bindparam("id"))
 _COOKIE = select(cookies.c.secret, cookies.c.fingerprint, cookies.c.used).where(cookies.c.id == bindparam("id"))
-_NONCE = select(nonces.c.time).where(nonces.c.client == bindparam("client"), nonces.c.nonce == bindparam("nonce"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +38,10 @@ class Cookie:
     secret: bytes
 
 
-def new_session(fingerprint: str, address: str, now: int) -> tuple[Session, Cookie]:
-    """Make up a session and a cookie; they begin to be good when they are saved."""
+def new_session(fingerprint: str, address: str, now: int, cookie_id: bytes) -> tuple[Session, Cookie]:
+    """Make up a session, and a cookie with a new id; they begin to be good when they are saved."""
     session = Session(secrets.token_bytes(16), secrets.token_bytes(32), fingerprint, address, now + SESSION_SECONDS)
-    return session, Cookie(secrets.token_bytes(16), secrets.token_bytes(32))
+    return session, Cookie(cookie_id, secrets.token_bytes(32))
 
 
 def save(database: Database, session: Session, cookie: Cookie, now: int) -> None:
@@ -93,22 +91,6 @@ def touch_cookies(database: Database, cookie_ids: Sequence[bytes], now: int) -> 
     """Note that these cookies are in use."""
     with database.write(durable=False) as connection:
         connection.execute(update(cookies).where(cookies.c.id.in_(cookie_ids)).values(used=now))
-
-
-def nonce_seen(connection: Connection, client: str, nonce: bytes) -> bool:
-    """Tell whether this client used this nonce before."""
-    return connection.execute(_NONCE, {"client": client, "nonce": nonce}).first() is not None
-
-
-def remember_nonce(database: Database, client: str, nonce: bytes, now: int) -> bool:
-    """Note a nonce that came with an authentic request; false when another request was faster with the same one."""
-    try:
-        # Not durable: what a replay after a power failure could do, it does only once (ids, offsets, states).
-        with database.write(durable=False) as connection:
-            connection.execute(insert(nonces), {"client": client, "nonce": nonce, "time": now})
-    except Conflict:
-        return False
-    return True
 
 
 def forget(database: Database, table: Table, before: int, limit: int = 1_000) -> int:

@@ -1,65 +1,76 @@
 """Sums over waiting posts, kept with every change: a check or a quota costs the same for any number of posts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from services.post_manager.storage.schema import tallies, usage
+from services.post_manager.storage.statements import insert_or_add
 
 Pair = tuple[str, str, str]  # recipient, sender, the sender's address
+Sum = tuple[int, int]  # how many posts of a sender wait, and how many octets they take in the database
 
-_ADD = (
-    update(tallies)
-    .where(
-        tallies.c.recipient == bindparam("r"), tallies.c.sender == bindparam("s"), tallies.c.address == bindparam("a")
-    )
-    .values(posts=tallies.c.posts + bindparam("n"))
-)
-_DROP = delete(tallies).where(
+_MINE = (
     tallies.c.recipient == bindparam("r"),
     tallies.c.sender == bindparam("s"),
     tallies.c.address == bindparam("a"),
-    tallies.c.posts <= 0,
 )
-_ADD_USAGE = (
+_ADD = insert_or_add(tallies)
+_TAKE = update(tallies).where(*_MINE).values(posts=tallies.c.posts - bindparam("n"))
+_DROP = delete(tallies).where(*_MINE, tallies.c.posts <= 0)
+_ADD_USAGE = insert_or_add(usage)
+_TAKE_USAGE = (
     update(usage)
     .where(usage.c.sender == bindparam("s"))
-    .values(posts=usage.c.posts + bindparam("n"), octets=usage.c.octets + bindparam("o"))
+    .values(posts=usage.c.posts - bindparam("n"), octets=usage.c.octets - bindparam("o"))
 )
-_USAGE = select(usage.c.posts, usage.c.octets).where(usage.c.sender == bindparam("s")).with_for_update()
+_USAGE = (
+    select(usage.c.sender, usage.c.posts, usage.c.octets)
+    .where(usage.c.sender.in_(bindparam("senders", expanding=True)))
+    .order_by(usage.c.sender)
+    .with_for_update()
+)
+
+# All of these go through their rows in the same order, so that two transactions never wait for each other.
 
 
 def add(connection: Connection, counts: Mapping[Pair, int]) -> None:
-    """Count more posts that wait; always in the same order, so that two transactions never wait for each other."""
-    for (recipient, sender, address), number in sorted(counts.items()):
-        key = {"r": recipient, "s": sender, "a": address}
-        if connection.execute(_ADD, key | {"n": number}).rowcount == 0:
-            row = {"recipient": recipient, "sender": sender, "address": address, "posts": number}
-            connection.execute(insert(tallies), row)
+    """Count more posts that wait."""
+    rows = [
+        {"recipient": recipient, "sender": sender, "address": address, "posts": number}
+        for (recipient, sender, address), number in sorted(counts.items())
+    ]
+    if rows:
+        connection.execute(_ADD, rows)
 
 
 def take(connection: Connection, counts: Mapping[Pair, int]) -> None:
     """Count posts that no longer wait."""
-    for (recipient, sender, address), number in sorted(counts.items()):
-        key = {"r": recipient, "s": sender, "a": address}
-        connection.execute(_ADD, key | {"n": -number})
-        connection.execute(_DROP, key)
+    rows = [
+        {"r": recipient, "s": sender, "a": address, "n": number}
+        for (recipient, sender, address), number in sorted(counts.items())
+    ]
+    if rows:
+        connection.execute(_TAKE, rows)
+        connection.execute(_DROP, rows)
 
 
-def usage_of(connection: Connection, sender: str) -> tuple[int, int]:
-    """Return how many posts of a sender wait, and how many octets they take in the database."""
-    row = connection.execute(_USAGE, {"s": sender}).one_or_none()
-    return (row.posts, row.octets) if row is not None else (0, 0)
+def usage_of(connection: Connection, senders: Iterable[str]) -> dict[str, Sum]:
+    """Return the sums of these senders; those for whom nothing waits may be missing."""
+    rows = connection.execute(_USAGE, {"senders": list(senders)})
+    return {sender: (number, octets) for sender, number, octets in rows}
 
 
-def add_usage(connection: Connection, sender: str, number: int, octets: int) -> None:
-    """Count posts and octets to a sender's usage."""
-    if connection.execute(_ADD_USAGE, {"s": sender, "n": number, "o": octets}).rowcount == 0:
-        connection.execute(insert(usage), {"sender": sender, "posts": number, "octets": octets})
+def add_usage(connection: Connection, sums: Mapping[str, Sum]) -> None:
+    """Count posts and octets to their senders' usage."""
+    rows = [{"sender": sender, "posts": number, "octets": octets} for sender, (number, octets) in sorted(sums.items())]
+    if rows:
+        connection.execute(_ADD_USAGE, rows)
 
 
 def take_usage(connection: Connection, number: Counter[str], octets: Counter[str]) -> None:
     """Give back what posts that no longer wait took, by sender."""
-    for sender in sorted(number):
-        connection.execute(_ADD_USAGE, {"s": sender, "n": -number[sender], "o": -octets[sender]})
+    rows = [{"s": sender, "n": number[sender], "o": octets[sender]} for sender in sorted(number)]
+    if rows:
+        connection.execute(_TAKE_USAGE, rows)

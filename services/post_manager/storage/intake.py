@@ -1,0 +1,195 @@
+"""What several requests have to store, done in one transaction: judged one after the other, written together."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, insert, select
+
+from services.post_manager.storage import contents, nonces, serials, tallies
+from services.post_manager.storage.contents import Body, Key
+from services.post_manager.storage.nonces import Nonce
+from services.post_manager.storage.schema import WAITING, posts
+
+_OWNERS = select(posts.c.id, posts.c.sender, posts.c.recipient, posts.c.address).where(
+    posts.c.id.in_(bindparam("ids", expanding=True))
+)
+_INSERT = insert(posts)
+
+Owner = tuple[str, str, str]  # sender, recipient, the recipient's address
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose posts are stored: a certificate's fingerprint, and the address it opened the session with."""
+
+    fingerprint: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a sender may store: posts that wait, octets they take, octets of one post; seconds until a post expires."""
+
+    quota_posts: int
+    quota_octets: int
+    max_post: int
+    lifetime: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewPost:
+    """One post to store: ``body`` is an index into the bodies that come with it."""
+
+    id: bytes
+    recipient: str
+    address: str
+    head: bytes
+    body: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a post was not stored: ``too-large``, ``quota`` or ``id``, and a sentence."""
+
+    code: str
+    message: str
+
+
+Verdict = Refused | None  # None: it is stored, now or ever before
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """One request's posts, with the nonce to use up for it, if that was not done already."""
+
+    sender: Sender
+    posts: Sequence[NewPost]
+    bodies: Sequence[Body]
+    terms: Terms
+    now: int
+    nonce: Nonce | None = None
+
+    def body(self, post: NewPost) -> Body:
+        """The body of one of the posts."""
+        return self.bodies[post.body]
+
+    def key(self, post: NewPost) -> Key:
+        """What the body of one of the posts is stored under."""
+        return self.sender.fingerprint, self.body(post).digest
+
+
+def store(connection: Connection, requests: Sequence[Wanted]) -> list[list[Verdict] | None]:
+    """Store the posts of some requests; return the verdicts on each one's posts, None for a replayed request."""
+    ours = [request for request in requests if request.nonce is not None]
+    fresh = dict(zip(ours, nonces.use(connection, [r.nonce for r in ours if r.nonce is not None]), strict=True))
+    good = [request for request in requests if fresh.get(request, True)]
+    judge = _Judge(connection, good)
+    verdicts = {request: [judge.judge(request, post) for post in request.posts] for request in good}
+    if judge.accepted:
+        _write(connection, judge)
+    return [verdicts.get(request) for request in requests]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What of a sender's waits: in the database, and as accepted just now."""
+
+    posts: int = 0
+    octets: int = 0
+    more_posts: int = 0
+    more_octets: int = 0
+
+
+@dataclass(slots=True)
+class _Use:
+    """A body that accepted posts need: where it comes from, how many they are, and which is the first of them."""
+
+    body: Body
+    first: int
+    posts: int = 0
+
+
+class _Judge:
+    """Judges one post after the other, counting what the earlier ones of the same transaction take."""
+
+    def __init__(self, connection: Connection, requests: Sequence[Wanted]) -> None:
+        every = [(request, post) for request in requests for post in request.posts]
+        self._owners = _owners(connection, (post.id for _, post in every))
+        new = [(request, post) for request, post in every if post.id not in self._owners]
+        self.known = contents.known(connection, {request.key(post) for request, post in new}) if new else {}
+        senders = sorted({request.sender.fingerprint for request, _ in new})
+        before = tallies.usage_of(connection, senders) if new else {}
+        self.sums = {sender: _Sum(*before.get(sender, (0, 0))) for sender in senders}
+        self.accepted: list[tuple[Wanted, NewPost]] = []
+        self.uses: dict[Key, _Use] = {}
+
+    def judge(self, request: Wanted, post: NewPost) -> Verdict:
+        # The content is left out on purpose: a gateway that lost its sealed copy seals the same message anew.
+        owner = request.sender.fingerprint, post.recipient, post.address
+        if (before := self._owners.get(post.id)) is not None:
+            return None if before == owner else Refused("id", "that id belongs to another post")
+        key, octets, terms = request.key(post), len(post.head), request.terms
+        total = self.sums[request.sender.fingerprint]
+        if octets + request.body(post).size > terms.max_post:
+            return Refused("too-large", f"a post may have {terms.max_post} octets")
+        if key not in self.known and key not in self.uses:
+            octets += request.body(post).size
+        if total.posts >= terms.quota_posts:
+            return Refused("quota", f"{total.posts} posts wait already, {terms.quota_posts} may")
+        if total.octets + octets > terms.quota_octets:
+            return Refused("quota", f"{total.octets} octets wait already, {terms.quota_octets} may")
+        total.posts += 1
+        total.octets += octets
+        total.more_posts += 1
+        total.more_octets += octets
+        self.uses.setdefault(key, _Use(request.body(post), len(self.accepted))).posts += 1
+        self._owners[post.id] = owner
+        self.accepted.append((request, post))
+        return None
+
+
+def _owners(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, Owner]:
+    rows = connection.execute(_OWNERS, {"ids": list(ids)})
+    return {post_id: (sender, recipient, address) for post_id, sender, recipient, address in rows}
+
+
+def _write(connection: Connection, judge: _Judge) -> None:
+    accepted = judge.accepted
+    serial = serials.take(connection, len(accepted), max(request.now for request, _ in accepted))
+    content_ids = dict(judge.known)
+    added: list[contents.New] = []
+    for key, use in judge.uses.items():
+        if key not in judge.known:
+            # Serials are never used twice, so a content can have that of the first post it belongs to.
+            content_ids[key] = serial + use.first
+            added.append(contents.New(content_ids[key], key, use.body, use.posts))
+    contents.add(connection, added)
+    contents.share(connection, {judge.known[key]: use.posts for key, use in judge.uses.items() if key in judge.known})
+    rows = [
+        {
+            "serial": serial + index,
+            "id": post.id,
+            "state": WAITING,
+            "sender": request.sender.fingerprint,
+            "sender_address": request.sender.address,
+            "recipient": post.recipient,
+            "address": post.address,
+            "size": len(post.head) + request.body(post).size,
+            "stored": request.now,
+            "changed": request.now,
+            "expires": request.now + request.terms.lifetime,
+            "due": request.now + request.terms.lifetime,
+            "content": content_ids[request.key(post)],
+            "head": post.head,
+        }
+        for index, (request, post) in enumerate(accepted)
+    ]
+    connection.execute(_INSERT, rows)
+    tallies.add(
+        connection,
+        Counter((post.recipient, request.sender.fingerprint, request.sender.address) for request, post in accepted),
+    )
+    tallies.add_usage(
+        connection, {sender: (total.more_posts, total.more_octets) for sender, total in judge.sums.items()}
+    )
