@@ -22,7 +22,10 @@ HEARTBEAT_SECONDS = 60  # within which a puller begins a round
 
 def post_manager(section: dict[str, Any]) -> None:
     """The store can reach its database, and its notifier answers a check with an unknown cookie."""
-    _get(section, "/readyz")
+    if section["admin_listen"]:
+        _get(section["admin_listen"], "/readyz")
+    else:
+        _get(section["listen"], "/", 404, 405)
     if section.get("udp", True):
         nonce = secrets.token_bytes(16)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -34,7 +37,7 @@ def post_manager(section: dict[str, Any]) -> None:
 
 def keyserver(section: dict[str, Any]) -> None:
     """The key server answers a look-up."""
-    _get(section, "/pks/lookup?op=index&options=mr&exact=on&search=nobody@invalid", 200, 404)
+    _get(section["listen"], "/pks/lookup?op=index&options=mr&exact=on&search=nobody@invalid", 200, 404)
 
 
 def smtp2stub(section: dict[str, Any]) -> None:
@@ -67,8 +70,8 @@ def _local(listen: str) -> tuple[str, int]:
     return ("127.0.0.1" if host in ("0.0.0.0", "[::]", "*") else host.strip("[]")), int(port)  # noqa: S104
 
 
-def _get(section: dict[str, Any], path: str, *good: int) -> None:
-    connection = http.client.HTTPConnection(*_local(section["listen"]), timeout=SECONDS)
+def _get(listen: str, path: str, *good: int) -> None:
+    connection = http.client.HTTPConnection(*_local(listen), timeout=SECONDS)
     try:
         connection.request("GET", path)
         status = connection.getresponse().status

@@ -3,7 +3,9 @@
 import logging
 import re
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 _PLAIN = re.compile(r"[\x21\x23-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but for space, quote, = and backslash
@@ -29,6 +31,37 @@ def event(logger: logging.Logger, what: str, about: str = "-", /, level: int = l
     if logger.isEnabledFor(level):
         details = "".join(f" {key}={format_value(value)}" for key, value in pairs.items() if value is not None)
         logger.log(level, "%s %s%s", format_value(about), what, details)
+
+
+class Sparing:
+    """Logs what strangers can bring about as often as they like: of each kind, a burst of lines in so many seconds.
+
+    The next line of that kind says how many were suppressed; those are debug lines. For all threads of a process; the
+    kinds come from a small fixed set.
+    """
+
+    def __init__(self, burst: int = 20, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kinds: dict[str, tuple[float, int, int]] = {}  # since when, lines, suppressed
+
+    def event(
+        self, logger: logging.Logger, kind: str, what: str, about: str = "-", /, level: int = logging.INFO, **pairs: Any
+    ) -> None:
+        """Log as ``event`` does, unless there were enough lines of this kind lately."""
+        now = self._clock()
+        with self._lock:
+            since, lines, suppressed = self._kinds.get(kind, (now, 0, 0))
+            if now - since >= self._seconds:
+                since, lines = now, 0
+            spoken = lines < self._burst
+            self._kinds[kind] = (since, lines + 1, 0) if spoken else (since, lines, suppressed + 1)
+        if spoken:
+            event(logger, what, about, level=level, **pairs, suppressed=suppressed or None)
+        else:
+            event(logger, what, about, level=logging.DEBUG, **pairs)
 
 
 def _escape(match: re.Match[str]) -> str:

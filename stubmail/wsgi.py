@@ -15,6 +15,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from stubmail.cli import listening_error
+from stubmail.wsgi_drain import Draining, DrainingArbiter
 from stubmail.wsgi_worker import PatientWorker
 
 WsgiApp = Callable[..., Iterable[bytes]]
@@ -40,14 +41,22 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(make_app: Callable[[], WsgiApp], listener: socket.socket, **settings: Any) -> NoReturn:
+def serve(
+    make_app: Callable[[], WsgiApp],
+    listener: socket.socket,
+    *,
+    draining: Draining | None = None,
+    notice: float = 0.0,
+    **settings: Any,
+) -> NoReturn:
     """Serve what ``make_app`` returns, called once in each worker process, until SIGTERM; then exit with status 0.
 
     SIGHUP starts new workers, which call ``make_app`` anew, and lets the old ones finish. ``settings`` are gunicorn's
     and go over the defaults: one worker process with 8 threads that stalling clients cannot hold, 30 seconds to drain.
-    The listener is gunicorn's from here on.
+    ``draining`` becomes true with SIGTERM, in all workers, and ``notice`` seconds later no connection is accepted any
+    more. The listener is gunicorn's from here on.
     """
-    _Server(make_app, listener.detach(), settings).run()
+    DrainingArbiter(_Server(make_app, listener.detach(), settings), draining or Draining(), notice).run()
     raise SystemExit(os.EX_OK)
 
 

@@ -16,7 +16,7 @@ from services.post_manager.udp_socket import UdpSocket
 from stubmail import cli, log, wsgi
 from stubmail.supervisor import Child, supervise
 
-DRAIN_SECONDS = 35.0  # gunicorn gives requests in flight 30
+SPARE_SECONDS = 5.0  # for what the processes have to do beside draining
 
 _log = logging.getLogger("post_manager")
 
@@ -56,12 +56,15 @@ def main(context: click.Context, config: Path, check: bool, verbose: bool) -> No
         return
     if leftovers := directory.clean(incoming):
         log.event(_log, "cleaned", directory=incoming, files=leftovers)
-    sys.exit(supervise(_children(section, config, verbose), drain_seconds=DRAIN_SECONDS))
+    drain_seconds = section.drain_notice_seconds + section.drain_seconds + SPARE_SECONDS
+    sys.exit(supervise(_children(section, config, verbose), drain_seconds=drain_seconds))
 
 
 def _try_addresses(section: PostManager) -> None:
-    """Find out now, and not in a child that has just started, whether both addresses can be bound."""
-    wsgi.bind(*cli.parse_listen(section.listen)).close()
+    """Find out now, and not in a child that has just started, whether the addresses can be bound."""
+    for listen in (section.listen, section.admin_listen):
+        if listen:
+            wsgi.bind(*cli.parse_listen(listen)).close()
     if section.udp:
         UdpSocket(*cli.parse_listen(section.udp_listen)).close()
 

@@ -1,4 +1,4 @@
-"""The HTTP edge: one URL for all operations, and the two that tell a supervisor how the store is (protocol.md §4)."""
+"""The HTTP edge: one URL for all operations (protocol.md §4)."""
 
 import errno
 import itertools
@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,17 +14,16 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from services.post_manager.admission import Gate
-from services.post_manager.counters import Counters
+from services.post_manager.counters import REFUSED, Counters
 from services.post_manager.delivery import ContentGone
+from services.post_manager.meter import Meter
 from services.post_manager.multipart import MultipartError, parse_boundary
 from services.post_manager.operations import JSON, Answer, Operations
 from services.post_manager.parts import Parts
 from services.post_manager.settings import Network
-from services.post_manager.storage import schema
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageFull
-from stubmail.errors import Exit
-from stubmail.log import event
+from stubmail.log import Sparing
 from stubmail.request import Refusal
 
 RETRY_AFTER = 30  # seconds, when the database cannot be reached
@@ -48,6 +47,7 @@ class Edge:
     proxies: tuple[Network, ...] = ()
     allow: Allow = lambda connection, octets: None
     clock: Callable[[], float] = time.time
+    sparing: Sparing = field(default_factory=Sparing)
 
 
 def create_app(edge: Edge) -> Flask:
@@ -57,39 +57,30 @@ def create_app(edge: Edge) -> Flask:
     @app.post(f"/{edge.prefix}", provide_automatic_options=False)
     @app.post(f"/{edge.prefix}/", provide_automatic_options=False)
     def store() -> Response:
+        meter = Meter(edge.counters, _remote(edge))
         parts: Parts | None = None
         try:
             length, boundary = _check_header(edge)
             parts = Parts(_Watched(edge), length, boundary)
-            admitted = edge.gate.admit(parts, _remote(edge))
-            answer = edge.operations.answer(admitted, parts)
-            return _respond(edge, admitted.request.op, answer)
+            with edge.gate.admit(parts, meter.peer) as admitted:
+                meter.op, meter.who = admitted.request.op, admitted.fingerprint
+                answer = edge.operations.answer(admitted, parts)
+            meter.received = length
+            return _respond(edge, meter, answer)
         except Refusal as refusal:
-            return _refuse(edge, refusal, parts)
+            return _refuse(edge, meter, refusal, parts)
         except StorageFull as error:
-            event(_log, "failed", level=logging.ERROR, error=error.text)
-            return _refuse(edge, Refusal("no-space", "there is no room for that now"), parts)
+            edge.sparing.event(_log, "full", "failed", level=logging.ERROR, error=error.text)
+            return _refuse(edge, meter, Refusal("no-space", "there is no room for that now"), parts)
         except (StorageError, Conflict) as error:
-            event(_log, "failed", level=logging.ERROR, error=error)
-            return _refuse(edge, Refusal("unavailable", "the store cannot answer now", RETRY_AFTER), parts)
-
-    @app.get("/livez")
-    def livez() -> Response:
-        return _json(200, {"status": "alive"})
-
-    @app.get("/readyz")
-    def readyz() -> Response:
-        try:
-            schema.check(edge.database)
-        except (StorageError, Exit) as error:
-            event(_log, "unready", level=logging.WARNING, error=error)
-            return _json(503, {"status": "the database does not answer"})
-        return _json(200, {"status": "ready"})
+            edge.sparing.event(_log, "unavailable", "failed", level=logging.ERROR, error=error)
+            return _refuse(edge, meter, Refusal("unavailable", "the store cannot answer now", RETRY_AFTER), parts)
 
     @app.errorhandler(HTTPException)
     def other(error: HTTPException) -> Response:
         if error.code == 405:
-            return _refuse(edge, Refusal("method", "only POST is understood here"), None)
+            meter = Meter(edge.counters, _remote(edge))
+            return _refuse(edge, meter, Refusal("method", "only POST is understood here"), None)
         return _json(error.code or 500, {"error": "not-found", "message": error.name, "time": int(edge.clock())})
 
     return app
@@ -134,35 +125,45 @@ def _remote(edge: Edge) -> str:
     return remote
 
 
-def _respond(edge: Edge, op: str, answer: Answer) -> Response:
-    edge.counters.add(f"{op} answered")
+def _respond(edge: Edge, meter: Meter, answer: Answer) -> Response:
     if isinstance(answer.body, bytes):
+        meter.finish(len(answer.body))
         return Response(answer.body, 200, content_type=answer.media_type)
     # The first piece is made before the status is sent: when the database is gone, it is not 200.
     first = next(answer.body)
-    pieces = _stream(edge, request.environ.get("gunicorn.socket"), itertools.chain((first,), answer.body))
+    pieces = _stream(edge, meter, request.environ.get("gunicorn.socket"), itertools.chain((first,), answer.body))
     return Response(pieces, 200, content_type=answer.media_type)
 
 
-def _stream(edge: Edge, connection: object, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _stream(edge: Edge, meter: Meter, connection: object, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    sent, broken = 0, "the client is gone"
     try:
         for piece in pieces:
             edge.allow(connection, len(piece))
             yield piece
+            sent += len(piece)
+        broken = ""
     except (StorageError, ContentGone) as error:
-        edge.counters.add("fetch broken off")
-        event(_log, "broken-off", level=logging.WARNING, error=error or type(error).__name__)
+        broken = str(error) or type(error).__name__
         # The server closes the connection without the last chunk: the client sees that the answer is cut off.
         raise ConnectionResetError(errno.ECONNRESET, "the answer cannot be completed") from error
+    finally:
+        meter.finish(sent)
+        if broken:
+            edge.counters.add("fetch broken off")
+            edge.sparing.event(_log, "broken", "broken-off", level=logging.WARNING, error=broken, peer=meter.peer)
 
 
-def _refuse(edge: Edge, refusal: Refusal, parts: Parts | None) -> Response:
+def _refuse(edge: Edge, meter: Meter, refusal: Refusal, parts: Parts | None) -> Response:
     edge.counters.add(f"refused {refusal.code}")
-    level = logging.DEBUG if refusal.code == "rate" else logging.INFO
-    event(_log, "refused", level=level, reason=refusal.code, detail=refusal.message, peer=_remote(edge))
+    code, who = refusal.code, meter.who or None
+    edge.sparing.event(_log, code, "refused", reason=code, detail=refusal.message, by=who, peer=meter.peer)
     if parts is not None:
         parts.skip(SKIPPED)
+        meter.received = (request.content_length or 0) - parts.unread
     response = _json(refusal.status, {"error": refusal.code, "message": refusal.message, "time": int(edge.clock())})
+    meter.op = REFUSED
+    meter.finish(len(response.data))
     if refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
     if refusal.code == "method":

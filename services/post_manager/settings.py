@@ -28,6 +28,7 @@ class PostManager:
     host: str = setting("", "the host name in the _post record, which requests must name; default: [domain] host")
     spool: Path = setting(Path("/var/spool/stubmail"), "a directory of this user's alone, for the database and uploads")
     database: str = setting("", f"URL of the database; default: the SQLite file {DATABASE_FILE} in the spool directory")
+    admin_listen: str = setting("127.0.0.1:9465", "HOST:PORT for /livez, /readyz and /metrics; empty: nowhere")
     udp: bool = setting(True, "answer checks over UDP; without, clients use HTTP alone")
     udp_listen: str = setting("0.0.0.0:2225", "HOST:PORT for UDP checks")
     workers: int = setting(2, "processes that answer HTTP")
@@ -42,12 +43,16 @@ class PostManager:
     rate_network: int = setting(200, "requests a second from one address (IPv6: /64) and worker; 0: any number")
     rate_client: int = setting(100, "requests a second of one session and worker; 0: any number")
     reserve_bytes: int = setting(64 * 2**20, "octets of the spool's disk that new posts may not take")
+    drain_seconds: float = setting(30.0, "after SIGTERM, for how long requests in flight may go on")
+    drain_notice_seconds: float = setting(0.0, "before that, for how long new ones are taken while /readyz says no")
     trusted_proxies: list[str] = items([], "networks whose X-Forwarded-For is believed")
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be meant."""
         parse_listen(self.listen)
         parse_listen(self.udp_listen)
+        if self.admin_listen:
+            parse_listen(self.admin_listen)
         if not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > 255 or {".", ".."} & set(self.prefix.split("/")):
             raise ConfigError(f"[post_manager] prefix: {self.prefix!r} cannot be a URL's path")
         for name, least, most in (
@@ -63,6 +68,8 @@ class PostManager:
             ("rate_network", 0, 10**6),
             ("rate_client", 0, 10**6),
             ("reserve_bytes", 0, 2**60),
+            ("drain_seconds", 1, 3600),
+            ("drain_notice_seconds", 0, 3600),
         ):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"[post_manager] {name} must be from {least} to {most}")

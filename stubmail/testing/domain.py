@@ -12,7 +12,7 @@ from stubmail.testing.wire import Link, Place
 from stubmail.testing.zones import rewrite
 
 LOOPBACK = "127.0.0.1"
-PORTS = ("smtp", "pop3", "pop3s", "store", "udp", "hkp")
+PORTS = ("smtp", "pop3", "pop3s", "store", "admin", "udp", "hkp")
 STORE_PORT = 8080  # as dns/zone.example has it
 
 _ZONE_FILE = Path(__file__).parents[2] / "dns" / "zone.example"
@@ -69,6 +69,7 @@ allow_private = true
 
 [post_manager]
 listen = "{at["store"]}"
+admin_listen = "{at["admin"]}"
 host = "post.{site.domain}"
 prefix = "post_manager"
 udp_listen = "{at["udp"]}"

@@ -106,6 +106,7 @@ name = "alpha.example"
 host = "post.alpha.example"
 [post_manager]
 listen = "{LOOPBACK}:{ports["http"]}"
+admin_listen = ""
 udp_listen = "{LOOPBACK}:{ports["udp"]}"
 spool = "{directory / "store"}"
 accounts = "{directory / "accounts.toml"}"

@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _HTTP = re.compile(r"post_manager info - listening address=127\.0\.0\.1:(\d+) host=")
+_ADMIN = re.compile(r"post_manager\.admin info - listening address=127\.0\.0\.1:(\d+)")
 _UDP = re.compile(r"post_manager\.udp info - listening address=127\.0\.0\.1:(\d+)")
 
 
@@ -50,11 +51,12 @@ class StoreProcess:
         self.spool = root / "spool"
         self.log = root / "log"
         self.config = root / "stub.conf"
-        self.http = self.udp = 0
+        self.http = self.udp = self.admin = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.allow(accounts)
         values = {
             "listen": f"{LOOPBACK}:0",
+            "admin_listen": f"{LOOPBACK}:0",
             "udp_listen": f"{LOOPBACK}:0",
             "host": HOST,
             "spool": str(self.spool),
@@ -86,16 +88,18 @@ class StoreProcess:
         already = len(self.text())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command(), cwd=REPOSITORY, stdout=log, stderr=log)
-        wait_until(lambda: _HTTP.search(self.text(), already) and _UDP.search(self.text(), already), 30, self.text())
+        logged = (_HTTP, _ADMIN, _UDP)
+        wait_until(lambda: all(line.search(self.text(), already) for line in logged), 30, self.text())
         self.http = int(_HTTP.findall(self.text())[-1])
+        self.admin = int(_ADMIN.findall(self.text())[-1])
         self.udp = int(_UDP.findall(self.text())[-1])
         wait_until(self.ready, 30, "readiness")
 
     def ready(self) -> bool:
         """Whether /readyz says so."""
         try:
-            return self.request("GET", "/readyz").status_code == 200
-        except OSError:
+            return self.ask_admin("/readyz").status_code == 200
+        except (OSError, http.client.HTTPException):
             return False
 
     def stop(self) -> int:
@@ -134,6 +138,14 @@ class StoreProcess:
     def wait_for(self, text: str, times: int = 1) -> None:
         """Wait until the log says something."""
         wait_until(lambda: self.text().count(text) >= times, 30, f"{text!r} in the log")
+
+    def ask_admin(self, path: str) -> Response:
+        """GET a page of the admin listener."""
+        connection = http.client.HTTPConnection(LOOPBACK, self.admin, timeout=60)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return Response(answer.status, answer.headers, answer.read())
 
     def request(self, method: str, url: str, body: bytes | None = None, **headers: str) -> Response:
         """One HTTP request on a connection of its own."""
