@@ -5,12 +5,38 @@ import os
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 
 BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
 MODE = "stubmail_mode"  # the execution option that says what a transaction is for
 READ, RELAXED, DURABLE = "read", "relaxed", "durable"
 _CACHE_KIB = 2048  # SQLite's page cache, per connection
+_SERVER = "postgresql+psycopg"  # psycopg 3, whatever SQLAlchemy takes postgresql:// for
+
+
+def parse_url(url: str) -> URL:
+    """Parse a database's URL. Raises ValueError, whose text shows nothing of it: there may be a password in it."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        text = "not a database's URL; in a user name and a password all but letters and digits is written as %XX"
+        raise ValueError(text) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername=_SERVER)
+    if parsed.drivername not in (_SERVER, "sqlite", "sqlite+pysqlite"):
+        raise ValueError(f"{parsed.drivername}:// is not known here, sqlite:// and postgresql:// are")
+    return parsed
+
+
+def describe(url: str) -> str:
+    """Name a database for a person: its file, or its name and its server; never a password."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return str(parsed.database)
+    host = parsed.host or parsed.query.get("host") or "the default server"
+    where = host if isinstance(host, str) else ", ".join(host)
+    return f"database {parsed.database or ''!r} at {where}{f':{parsed.port}' if parsed.port else ''}"
 
 
 def sqlite_url(path: Path) -> str:
@@ -20,7 +46,7 @@ def sqlite_url(path: Path) -> str:
 
 def sqlite_path(url: str) -> Path | None:
     """Return the file behind the URL of an SQLite database; None for any other database."""
-    parsed = make_url(url)
+    parsed = parse_url(url)
     return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
@@ -69,14 +95,7 @@ def sqlite_engine(url: str, connections: int) -> Engine:
 
 
 def server_engine(url: str, connections: int) -> Engine:
-    """Return an engine for a database server."""
-    engine = create_engine(
-        url, pool_size=connections, max_overflow=connections, pool_timeout=BUSY_SECONDS, pool_pre_ping=True
-    )
+    """Return an engine for a database server. Raises ValueError and ImportError."""
+    from services.post_manager.storage import postgresql  # loads the driver, which SQLite does without
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(MODE) == RELAXED:
-            connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
-
-    return engine
+    return postgresql.engine(parse_url(url), connections)
