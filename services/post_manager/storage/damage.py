@@ -86,7 +86,8 @@ def probe(path: Path) -> str:
 def _probe(connection: sqlite3.Connection) -> str:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     for table in schema.metadata.sorted_tables:
-        orders = [[column.name for column in table.primary_key], *([c.name for c in i.columns] for i in table.indexes)]
+        whole = [index for index in table.indexes if index.dialect_options["sqlite"]["where"] is None]
+        orders = [[column.name for column in table.primary_key], *([c.name for c in i.columns] for i in whole)]
         for columns in orders if table.name in names else []:
             for direction in ("ASC", "DESC"):
                 order = ", ".join(f"{name} {direction}" for name in columns) or "1"

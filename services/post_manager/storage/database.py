@@ -1,12 +1,14 @@
 """A database and its transactions, with a stated durability."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, Pool
 
+from services.post_manager.storage import damage
 from services.post_manager.storage.engines import (
     DURABLE,
     MODE,
@@ -17,7 +19,7 @@ from services.post_manager.storage.engines import (
     sqlite_engine,
     sqlite_path,
 )
-from services.post_manager.storage.errors import Conflict, translated
+from services.post_manager.storage.errors import Conflict, StorageDamaged, StorageReadOnly, translated
 from services.post_manager.storage.group import Do, Group
 from services.post_manager.storage.turn import Turn
 
@@ -36,9 +38,13 @@ class Database:
 
     def __init__(self, url: str, connections: int = 4) -> None:
         self._sqlite = parse_url(url).get_backend_name() == "sqlite"
-        self._engine = sqlite_engine(url, connections) if self._sqlite else server_engine(url, connections)
-        path = sqlite_path(url)
-        self._turn = Turn(path) if path is not None else None
+        self._url = url
+        self._connections = connections
+        self._path = sqlite_path(url)
+        self._switching = threading.Lock()
+        self._old: list[Pool] = []
+        self._engine, self.read_only = self._open()
+        self._turn = Turn(self._path) if self._path is not None else None
         self._groups = {
             durable: Group(partial(self.write, durable=durable), partial(self._alone, durable))
             for durable in (True, False)
@@ -46,6 +52,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        for pool in self._old:
+            pool.dispose()
         self._engine.dispose()
         if self._turn is not None:
             self._turn.close()
@@ -53,7 +61,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database and changes nothing. Raises StorageError."""
-        with translated(), self._connect(READ) as connection, connection.begin():
+        with translated(self._found_damaged), self._connect(READ) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
@@ -65,7 +73,7 @@ class Database:
         """
         mode = DURABLE if durable else RELAXED
         turn = self._turn or contextlib.nullcontext()
-        with translated(), turn, self._connect(mode) as connection, connection.begin():
+        with translated(self._found_damaged), turn, self._connect(mode) as connection, connection.begin():
             yield connection
 
     def transact(self, work: Work[T]) -> T:
@@ -95,11 +103,40 @@ class Database:
     def watch(self) -> Iterator[Connection]:
         """One connection kept for the many small reads of a ``Watch``. Raises StorageError."""
         options = {MODE: READ} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
-        with translated(), self._engine.connect() as connection:
+        with translated(self._found_damaged), self._current_engine().connect() as connection:
             yield connection.execution_options(**options)
 
+    def require_writable(self) -> None:
+        """Raise StorageReadOnly when posts cannot be written because the database was found damaged."""
+        if self.read_only:
+            raise StorageReadOnly("the database is damaged, and only read")
+
+    def reopen(self) -> None:
+        """Look again whether the database was found damaged, or is whole again."""
+        with self._switching:
+            self._old.append(self._engine.pool)  # connections in use go back to it
+            self._engine.dispose()
+            self._engine, self.read_only = self._open()
+
+    def _open(self) -> tuple[Engine, bool]:
+        if not self._sqlite:
+            return server_engine(self._url, self._connections), False
+        if self._path is not None and damage.is_marked(self._path):
+            return damage.rescue_engine(self._path, self._connections), True
+        return sqlite_engine(self._url, self._connections), False
+
+    def _found_damaged(self, error: StorageDamaged) -> None:
+        if self._path is not None and not self.read_only:
+            damage.mark(self._path, error.text)
+
+    def _current_engine(self) -> Engine:
+        # Whoever finds the damage, all processes write no more from then on.
+        if self._path is not None and not self.read_only and damage.is_marked(self._path):
+            self.reopen()
+        return self._engine
+
     def _connect(self, mode: str) -> Connection:
-        return self._engine.connect().execution_options(**{MODE: mode})
+        return self._current_engine().connect().execution_options(**{MODE: mode})
 
 
 def _each(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:

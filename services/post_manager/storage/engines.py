@@ -66,6 +66,7 @@ def sqlite_engine(url: str, connections: int) -> Engine:
         max_overflow=connections,
         pool_timeout=BUSY_SECONDS,
         pool_use_lifo=True,  # few connections have a full cache, not all of them in turn
+        connect_args={"uri": True},  # so that ATTACH takes one (storage/damage.py)
     )
 
     @event.listens_for(engine, "connect")

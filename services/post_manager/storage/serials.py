@@ -31,3 +31,9 @@ def take(connection: Connection, number: int, now: int) -> int:
     """Take ``number`` serials, all larger than any that was taken before; return the first of them."""
     last = connection.execute(_TAKE, {"floor": floor(now), "more": number}).scalar_one()
     return int(last) - number + 1
+
+
+def lift(connection: Connection, least: int) -> None:
+    """Have all serials be larger than ``least`` from now on."""
+    counter = update(counters).where(counters.c.name == SERIAL, counters.c.value < least)
+    connection.execute(counter.values(value=least))
