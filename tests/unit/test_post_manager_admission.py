@@ -22,8 +22,8 @@ LIST: dict[str, Any] = {"senders": [], "after": 0, "limit": 1}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with running_store(tmp_path, [ALICE]) as store:
+def store(tmp_path: Path, database_url: str) -> Iterator[Store]:
+    with running_store(tmp_path, [ALICE], database=database_url) as store:
         yield store
 
 

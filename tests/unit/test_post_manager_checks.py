@@ -29,8 +29,8 @@ BOB = Person("bob@beta.example")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with running_store(tmp_path, [ALICE]) as store:
+def store(tmp_path: Path, database_url: str) -> Iterator[Store]:
+    with running_store(tmp_path, [ALICE], database=database_url) as store:
         yield store
 
 

@@ -26,8 +26,8 @@ AT = serials.floor(NOW)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with running_store(tmp_path, [ALICE]) as store:
+def store(tmp_path: Path, database_url: str) -> Iterator[Store]:
+    with running_store(tmp_path, [ALICE], database=database_url) as store:
         yield store
 
 
