@@ -1,9 +1,11 @@
-"""The compose network, brought up once for all tests that drive it from outside, and removed with all it kept."""
+"""The compose network, brought up for a module of tests that drive it from outside, and removed with all it kept."""
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,13 @@ class Compose:
 
     smtp: dict[str, int]
     pop3: dict[str, int]
+    files: tuple[str, ...] = ("docker-compose.yml",)
 
     def __call__(self, *arguments: str, timeout: float = 600, check: bool = True) -> str:
         """Run `docker compose …`; the output of a failure is the test's."""
-        done = subprocess.run(
-            ["docker", "compose", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout
-        )
+        files = [option for file in self.files for option in ("--file", file)]
+        command = ["docker", "compose", *files, *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode:
             pytest.fail(f"docker compose {' '.join(arguments)}: {done.stderr[-4000:]}{done.stdout[-2000:]}")
         return done.stdout
@@ -67,20 +70,36 @@ def needed(program: str, package: str) -> None:
         pytest.skip(text)
 
 
-@pytest.fixture(scope="session")
-def compose() -> Iterator[Compose]:
+def until(what: str, happened: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll a condition until it holds; fail when its time is over."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{seconds:.0f} s passed, but not this: {what}")
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def network(*files: str, log: str) -> Iterator[Compose]:
+    """Build, start and in the end remove the network that these compose files describe; ``log``: where its logs go."""
     needed("docker", "docker.io docker-compose")
     needed("swaks", "swaks")
     needed("curl", "curl")
-    run = Compose(
-        smtp={"alpha.example": 1025, "beta.example": 2025}, pop3={"alpha.example": 1110, "beta.example": 2110}
-    )
-    run("down", "--volumes", "--remove-orphans")
+    smtp = {"alpha.example": 1025, "beta.example": 2025}
+    run = Compose(smtp, {"alpha.example": 1110, "beta.example": 2110}, files)
+    run("--profile", "client", "down", "--volumes", "--remove-orphans")
     run("--profile", "client", "build", timeout=900)
     try:
         run("up", "--wait", timeout=300)
         yield run
     finally:
-        logs = run("logs", "--no-color", "--tail", "200", check=False)
-        (ROOT / "compose.log").write_text(logs)
+        logs = run("logs", "--no-color", "--tail", "2000", check=False)
+        (ROOT / log).write_text(logs)
         run("--profile", "client", "down", "--volumes", "--remove-orphans", check=False)
+
+
+@pytest.fixture(scope="module")
+def compose() -> Iterator[Compose]:
+    """Two domains with a store each; gone before another module brings up its own."""
+    with network("docker-compose.yml", log="compose.log") as run:
+        yield run

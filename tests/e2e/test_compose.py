@@ -2,25 +2,15 @@
 
 import json
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.conftest import Compose
+from tests.e2e.conftest import Compose, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ALICE, BOB = "alice@alpha.example", "bob@beta.example"
-
-
-def until(what: str, happened: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{seconds:.0f} s passed, but not this: {what}")
-        time.sleep(0.2)
 
 
 def subjects(compose: Compose, address: str) -> Counter[str]:
