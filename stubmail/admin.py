@@ -22,6 +22,7 @@ MAX_HEADER = 8_192  # octets of a request
 MAX_CONNECTIONS = 16
 REQUEST_SECONDS = 5.0  # for the request to come, and again for the answer to be taken
 PAGE_SECONDS = 4.0  # for a page to be made
+STOP_SECONDS = 1.0  # for connections that are there when it ends
 JSON = "application/json"
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
@@ -78,6 +79,8 @@ class Admin:
         self._pages = dict(pages)
         self._running: dict[str, asyncio.Future[Answer]] = {}
         self._connections = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
@@ -87,7 +90,7 @@ class Admin:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, connections as well."""
+        """Accept no more, answer who is there, and end."""
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(REQUEST_SECONDS)
@@ -102,12 +105,16 @@ class Admin:
         server = await asyncio.start_server(self._connected, sock=listener, limit=MAX_HEADER)
         await self._stopped.wait()
         server.close()
+        with contextlib.suppress(TimeoutError):  # who has asked just now gets an answer
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._idle.wait()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connections >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
         self._connections += 1
+        self._idle.clear()
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 header = await reader.readuntil(b"\r\n\r\n")
@@ -121,6 +128,8 @@ class Admin:
             _reset_at_close(writer)
         finally:
             self._connections -= 1
+            if not self._connections:
+                self._idle.set()
             writer.transport.abort()
 
     async def _answer(self, header: bytes) -> tuple[Answer, bool]:

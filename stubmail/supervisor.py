@@ -68,6 +68,13 @@ class Supervisor:
         self._status = self._status or status
         self._stopping.set()
 
+    def terminate(self) -> None:
+        """SIGTERM: drain and end; a second one ends what is still there at once."""
+        if self._stopping.is_set():
+            event(_log, "killed", level=logging.WARNING, names=",".join(sorted(self._processes)), reason="told twice")
+            self.signal(signal.SIGKILL)
+        self.stop()
+
     def signal(self, number: int) -> None:
         """Send a signal to every child that runs."""
         for process in self._processes.values():
@@ -120,13 +127,16 @@ async def _start(child: Child) -> asyncio.subprocess.Process:
 
 
 def supervise(children: Sequence[Child], *, drain_seconds: float = 30.0) -> int:
-    """Run the children until SIGTERM or SIGINT, pass SIGHUP on, and return this process's exit status."""
+    """Run the children until SIGTERM or SIGINT, pass SIGHUP on, and return this process's exit status.
+
+    A second SIGTERM, or the end of ``drain_seconds``, kills the children that are still at work.
+    """
 
     async def run() -> int:
         supervisor = Supervisor(children, drain_seconds=drain_seconds)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, supervisor.stop)
+            loop.add_signal_handler(number, supervisor.terminate)
         loop.add_signal_handler(signal.SIGHUP, supervisor.signal, signal.SIGHUP)
         return await supervisor.run()
 

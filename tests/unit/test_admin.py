@@ -150,7 +150,7 @@ def test_a_client_that_does_not_read_is_disconnected(port: int, pages: Pages, mo
         wait_until(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 10, "a reset")
 
 
-def test_stopping_ends_connections_too(pages: Pages) -> None:
+def test_stopping_ends_connections_too_after_a_while(pages: Pages) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def hanging() -> Answer:

@@ -111,6 +111,16 @@ def test_a_hopeless_child_ends_all_with_its_status(
     assert f"bad ended status={status}" in [record.getMessage() for record in caplog.records]
 
 
+def test_a_second_sigterm_does_not_wait_for_the_first(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(supervisor: Supervisor) -> None:
+        await eventually(lambda: stage.said("stubborn"))
+        supervisor.terminate()
+        supervisor.terminate()
+
+    assert stage.run([stage.child("stubborn", STUBBORN)], scenario, drain_seconds=3600.0) == 0
+    assert [record.getMessage() for record in caplog.records] == ['- killed names=stubborn reason="told twice"']
+
+
 def test_a_child_that_has_once_run_is_not_hopeless_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its port may be in use for a moment by what a killed child left behind."""
     monkeypatch.setattr(module, "RESTART_SECONDS", 0.01)
