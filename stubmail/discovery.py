@@ -150,12 +150,12 @@ class Resolver:
         return answer
 
 
-def configured_store(url: str) -> Store | None:
-    """Return the store that ``[smtp2stub] store`` names, None when it is empty. Raises ConfigError."""
+def configured_store(url: str, section: str = "smtp2stub") -> Store | None:
+    """Return the store that ``store`` in a section of stub.conf names, None when it is empty. Raises ConfigError."""
     try:
         return Store.from_url(url) if url else None
     except RecordError as error:
-        raise ConfigError(f"[smtp2stub] store {error}") from error
+        raise ConfigError(f"[{section}] store {error}") from error
 
 
 __all__ = ["Resolver", "Store", "StubDomain", "Target", "configured_store"]

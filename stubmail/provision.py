@@ -60,6 +60,11 @@ class Site:
         return self.root / "mail"
 
     @property
+    def sent(self) -> Path:
+        """Headers of stored mail: the gateway writes them, the puller quotes them in notices."""
+        return self.root / "sent"
+
+    @property
     def tls(self) -> Path:
         """cert.pem and key.pem: gateway and POP3 server."""
         return self.users.parent / "tls"

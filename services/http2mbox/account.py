@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from services.http2mbox.contacts import Contacts
-from services.http2mbox.state import REMEMBER_SECONDS, AccountTrouble, PostKey, State, delivery_name
+from services.http2mbox.notices import Notice
+from services.http2mbox.state import REMEMBER_SECONDS, AccountTrouble, PostKey, State, delivery_name, notice_name
 from services.http2mbox.trust import Recipient
 from stubmail.address import Address
 from stubmail.cookies import FILE_NAME, CookieJar
@@ -21,6 +22,7 @@ from stubmail.mbox import Delivery, Mbox
 from stubmail.openpgp import Certificate, Identity
 from stubmail.settings import ConfigError
 from stubmail.spool import clean_temporary
+from stubmail.store_answers import Sent
 from stubmail.users import User
 
 Committed = Callable[[Sequence[str]], None]
@@ -52,7 +54,7 @@ class Arrival:
 
 
 class Account:
-    """All that belongs to one account. Only ``deliver`` is called from several threads at once; it lets in one."""
+    """All that belongs to one account. ``deliver`` and ``tell`` are called from several threads; they let in one."""
 
     def __init__(
         self,
@@ -110,6 +112,32 @@ class Account:
                 raise _trouble(error) from error
         return new
 
+    def tell(self, posts: Sequence[Sent], compose: Callable[[Sequence[Sent]], Sequence[Notice]]) -> Sequence[Notice]:
+        """Put notices about posts of our own durably into the maildrop and record them; return those that are new.
+
+        ``compose`` makes them, of the posts that the account was not told of yet. When this raises AccountTrouble, they
+        may or may not be in the maildrop; a second attempt finds out.
+        """
+        with self._delivering:
+            try:
+                new = self._untold(posts)
+                if new:
+                    # First of all, what an earlier attempt has brought further than we know: other posts may have
+                    # ended since, and go into one notice with those that it told of.
+                    self._maildrop.recover(self._record)
+                    new = self._untold(new)
+                notices = compose(new) if new else ()
+                when = self._clock()
+                named = [(notice_name(post.id for post in notice.posts), notice.message) for notice in notices]
+                self._maildrop.deliver(
+                    [Delivery(name, "", when, message) for name, message in named if message is not None], self._record
+                )
+                if untold := [name for name, message in named if message is None]:
+                    self._record(untold)
+            except (TemporaryError, OSError) as error:
+                raise _trouble(error) from error
+        return notices
+
     def close(self, patience: float = -1) -> bool:
         """Give up key and state. A delivery under way in another thread is completed first, a later one fails.
 
@@ -125,6 +153,10 @@ class Account:
         finally:
             self._delivering.release()
         return True
+
+    def _untold(self, posts: Sequence[Sent]) -> list[Sent]:
+        told = self.state.told(post.id for post in posts)
+        return [post for post in posts if post.id not in told]
 
     def _record(self, names: Sequence[str]) -> None:
         self.state.record(names, int(self._clock()))

@@ -6,21 +6,24 @@ import logging
 import random
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.http2mbox import schedule
 from services.http2mbox.account import Account
 from services.http2mbox.accounts import Accounts
 from services.http2mbox.checks import Checks
+from services.http2mbox.outbox import OwnOutbox
 from services.http2mbox.pull import Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.settings import Http2mbox
 from services.http2mbox.workers import Workers
-from stubmail.discovery import Resolver, Store
+from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit
 from stubmail.http_client import HttpClient
 from stubmail.log import event
+from stubmail.sent import SentRecords
 from stubmail.store_client import Session, StoreClient
 
 DRAIN_SECONDS = 3.0  # for what is under way when the process is told to end; network waits longer than that are cut
@@ -67,7 +70,30 @@ class Process:
             limits,
             self._workers,
             rng=self._rng,
+            outbox=self._outboxes(options, resolver, http, limits),
         )
+
+    def _outboxes(
+        self, options: Http2mbox, resolver: Resolver, http: HttpClient, limits: Limits
+    ) -> Callable[[Account], OwnOutbox]:
+        """Return what makes an account's outbox. Raises ConfigError."""
+        fixed = configured_store(options.store, "http2mbox")
+
+        def stores(account: Account) -> Sequence[Store]:
+            offer = None if fixed else resolver.discover(account.address.domain)
+            return (fixed,) if fixed else offer.stores if offer else ()
+
+        def make(account: Account) -> OwnOutbox:
+            return OwnOutbox(
+                account,
+                lambda: stores(account),
+                lambda store: StoreClient(http, store, account.identity, account.address),
+                SentRecords(options.sent, account.address),
+                limits,
+                rng=self._rng,
+            )
+
+        return make
 
     async def once(self, *, full: bool) -> None:
         """Visit everybody once; SIGTERM and SIGINT end it early."""

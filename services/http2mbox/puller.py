@@ -17,6 +17,7 @@ from services.http2mbox.account import Account
 from services.http2mbox.checks import Place
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.incoming import Stopped
+from services.http2mbox.outbox import OwnOutbox, Told
 from services.http2mbox.pull import Client, Limits, Pull, Tally
 from services.http2mbox.report import Report
 from services.http2mbox.schedule import Backoff
@@ -75,7 +76,8 @@ class Offer:
 class Puller:
     """Visits every peer that is due, each on its own; ``report`` counts what came of it.
 
-    ``connect`` makes the client for an account and a store; it does not block. All methods belong to the event loop.
+    ``connect`` makes the client for an account and a store, ``outbox`` what watches an account's own posts; neither
+    blocks. All methods belong to the event loop.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Puller:
         *,
         rng: random.Random,
         clock: Callable[[], float] = time.time,
+        outbox: Callable[[Account], OwnOutbox] | None = None,
     ) -> None:
         self.report = Report()
         self._discovery = discovery
@@ -97,6 +100,8 @@ class Puller:
         self._workers = workers
         self._rng = rng
         self._clock = clock
+        self._make_outbox = outbox
+        self._outboxes: dict[Account, OwnOutbox] = {}
         self._gate = MemoryGate(MEMORY)
         self._stopping = threading.Event()
         self._accounts: dict[Account, Backoff] = {}
@@ -109,6 +114,8 @@ class Puller:
         self._accounts = {account: self._accounts.get(account) or Backoff(self._rng) for account in accounts}
         for account in self._peers.keys() - self._accounts.keys():
             del self._peers[account]
+        if make := self._make_outbox:
+            self._outboxes = {account: self._outboxes.get(account) or make(account) for account in self._accounts}
 
     def forgive(self) -> None:
         """Try everybody again at once, whatever has failed before."""
@@ -119,6 +126,8 @@ class Puller:
                 peer.backoff.succeeded()
                 peer.silence.succeeded()
                 peer.rests_until = 0.0
+        for outbox in self._outboxes.values():
+            outbox.backoff.succeeded()
 
     def start_round(self, *, full: bool = False) -> None:
         """Start visiting everybody who is due and not being visited; ``full``: whatever UDP would say."""
@@ -127,6 +136,10 @@ class Puller:
             if account not in self._preparing and backoff.ready(now):
                 self._preparing.add(account)
                 self._start(self._round_of(account, full), str(account.address))
+                outbox = self._outboxes.get(account)
+                if outbox and not outbox.busy and outbox.backoff.ready(now) and (full or outbox.is_due()):
+                    outbox.busy = True
+                    self._start(self._look_into(outbox, full), f"outbox of {account.address}")
 
     async def finish(self) -> None:
         """Return when nobody is being visited any more."""
@@ -192,6 +205,24 @@ class Puller:
             raise
         finally:
             peer.busy = False
+
+    async def _look_into(self, outbox: OwnOutbox, full: bool) -> None:
+        account, told = outbox.account, Told()
+        try:
+            await self._blocking(lambda: outbox.look(told, full=full, stopping=self._stopping.is_set))
+            outbox.backoff.succeeded()
+        except Stopped:
+            return
+        except AccountTrouble as error:
+            self._failed(str(account.address), self._accounts.get(account), error)
+        except StubmailError as error:
+            self._failed(f"outbox of {account.address}", outbox.backoff, error)
+        except BaseException:
+            outbox.backoff.failed(time.monotonic())
+            raise
+        finally:
+            outbox.busy = False
+            self.report.add_notices(told)
 
     async def _has_news(self, peer: Peer, store: Store, place: Place | None, contacts: Contacts) -> bool:
         """Ask by UDP whether a listing is needed (protocol.md §6); True whenever that cannot be known."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from services.http2mbox.outbox import Told
 from services.http2mbox.pull import Tally
 from services.http2mbox.state import Standing
 
@@ -14,8 +15,9 @@ NOTHING_NEW = 1
 class Report:
     """Counts of one run or, in a daemon, since its start."""
 
-    delivered: int = 0
+    delivered: int = 0  # notices about the accounts' own posts included, as they are mail too
     waiting: int = 0
+    notices: int = 0
     domains: set[str] = field(default_factory=set)  # that offer stub mail and were asked
     failed: set[str] = field(default_factory=set)  # domains and accounts with which something went wrong
     checks: int = 0  # domains where the answer to a UDP check was enough
@@ -27,11 +29,19 @@ class Report:
         self.delivered += tally.delivered
         self.waiting += tally.waiting
 
+    def add_notices(self, told: Told) -> None:
+        """Count what one look into an outbox brought."""
+        self.notices += told.delivered + told.waiting
+        self.delivered += told.delivered
+        self.waiting += told.waiting
+
     def summary(self, standings: Iterable[Standing], *, dry_run: bool = False) -> str:
         """Return the line that ends a run. Held and strangers' posts are those that wait now, whenever they came."""
         standing = _total(standings)
         counts: dict[str, int] = {"waiting" if dry_run else "delivered": self.waiting if dry_run else self.delivered}
         counts |= {"held": standing.held, "strangers": standing.strangers, "domains": len(self.domains)}
+        if self.notices:
+            counts["notices"] = self.notices
         if standing.key_mismatches:
             counts["key_mismatches"] = standing.key_mismatches
         if self.failed:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stubmail.sent import DEFAULT_DIRECTORY
 from stubmail.settings import ConfigError, setting
 
 
@@ -12,6 +13,8 @@ class Http2mbox:
 
     users: Path = setting(doc="the users file: accounts with address, gnupghome, passphrase_file and maildrop")
     state: Path = setting(doc="the directory for cookies and the ids of delivered posts; it must survive restarts")
+    store: str = setting("", "URL of our own domain's store; default: the one that its DNS records name")
+    sent: Path = setting(DEFAULT_DIRECTORY, "where the gateway keeps headers of stored mail: [smtp2stub] sent")
     interval_seconds: float = setting(0.0, "seconds from one round to the next; 0: one round, then the program ends")
     full_check_seconds: float = setting(3600.0, "how long UDP checks may spare a store the full question over HTTP")
     max_post: int = setting(64 * 2**20, "octets of the largest post that is fetched; a larger one is held")

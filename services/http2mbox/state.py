@@ -1,4 +1,4 @@
-"""What the puller must not forget about an account: ids of delivered posts, posts held and why, who else has mail.
+"""What the puller must not forget about an account: posts delivered, posts held and why, and posts of its own told of.
 
 One SQLite file for each account. What a method has written when it returns survives a power failure.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from stubmail.errors import TemporaryError
 
-SCHEMA_VERSION = 1
 REMEMBER_SECONDS = 120 * 86_400  # four times a post's usual lifetime: a store restored from a backup lists old posts
-_SCHEMA = """
+_SCHEMAS = (  # what each version adds to the one before
+    """
 CREATE TABLE delivered (
     id BLOB NOT NULL, sender TEXT NOT NULL, time INTEGER NOT NULL,
     PRIMARY KEY (id, sender)
@@ -31,7 +31,15 @@ CREATE TABLE others (
     time INTEGER NOT NULL,
     PRIMARY KEY (domain, sender, address)
 ) WITHOUT ROWID;
-"""
+""",
+    """
+CREATE TABLE told (id BLOB NOT NULL PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE watch (last REAL NOT NULL, due REAL NOT NULL);
+INSERT INTO watch VALUES (0, 0);
+""",
+)
+SCHEMA_VERSION = len(_SCHEMAS)
+_NOTICE = "notice"
 
 PostKey = tuple[bytes, str]  # post id and the sender's fingerprint: another sender cannot use up one's ids
 
@@ -90,6 +98,11 @@ def delivery_name(key: PostKey) -> str:
     return f"{key[0].hex()}/{key[1]}"
 
 
+def notice_name(ids: Iterable[bytes]) -> str:
+    """Return the one-line name under which a notice about posts of our own is handed to the mailbox."""
+    return f"{_NOTICE}/{','.join(post_id.hex() for post_id in ids)}"
+
+
 class State:
     """The state file at ``path``, made when it is missing; safe to use from several threads.
 
@@ -119,17 +132,40 @@ class State:
             return {key for key in keys if cursor.execute(query, key).fetchone()}
 
     def record(self, names: Sequence[str], now: int) -> None:
-        """Record posts as delivered, by their ``delivery_name``; they are held no more. ``now`` is Unix time."""
-        keys = [(bytes.fromhex(post_id), sender) for post_id, _, sender in (name.partition("/") for name in names)]
+        """Record posts by their ``delivery_name`` as delivered, held no more, and by a ``notice_name`` as told of.
+
+        ``now`` is Unix time.
+        """
+        halves = [(before, after) for before, _, after in (name.partition("/") for name in names)]
+        keys = [(bytes.fromhex(post_id), sender) for post_id, sender in halves if post_id != _NOTICE]
+        told = [bytes.fromhex(post_id) for kind, ids in halves if kind == _NOTICE for post_id in ids.split(",")]
         with self._transaction() as db:
             rows = [(*key, now) for key in keys]
             db.executemany("INSERT OR IGNORE INTO delivered (id, sender, time) VALUES (?, ?, ?)", rows)
             db.executemany("DELETE FROM held WHERE id = ? AND sender = ?", keys)
+            db.executemany("INSERT OR IGNORE INTO told (id, time) VALUES (?, ?)", [(post_id, now) for post_id in told])
 
     def forget_before(self, time: int) -> None:
-        """Forget posts delivered before ``time`` (Unix time)."""
+        """Forget posts delivered or told of before ``time`` (Unix time)."""
         with self._transaction() as db:
             db.execute("DELETE FROM delivered WHERE time < ?", (time,))
+            db.execute("DELETE FROM told WHERE time < ?", (time,))
+
+    def told(self, ids: Iterable[bytes]) -> set[bytes]:
+        """Return those of our own posts that the account was told of within the time that they are remembered."""
+        with self._mutex, _translated(), closing(self._db.cursor()) as cursor:
+            return {each for each in ids if cursor.execute("SELECT 1 FROM told WHERE id = ?", (each,)).fetchone()}
+
+    def watch(self) -> tuple[float, float]:
+        """Return when the own outbox was looked through last, 0 for never, and when it is to be again (Unix time)."""
+        with self._mutex, _translated(), closing(self._db.cursor()) as cursor:
+            last, due = cursor.execute("SELECT last, due FROM watch").fetchone()
+        return last, due
+
+    def set_watch(self, last: float, due: float) -> None:
+        """Record when the own outbox was looked through, and when to look again."""
+        with self._transaction() as db:
+            db.execute("UPDATE watch SET last = ?, due = ?", (last, due))
 
     def hold(self, post: HeldPost) -> bool:
         """Record a post as held; True when it was not, or for another reason, so that it is told but once."""
@@ -193,10 +229,11 @@ class State:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # in WAL mode, NORMAL could lose the last commits
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise StateError("4.3.5", f"the state file is of version {version}; this program knows {SCHEMA_VERSION}")
+        if version < SCHEMA_VERSION:
+            steps = "".join(_SCHEMAS[version:])
+            self._db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:

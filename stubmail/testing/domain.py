@@ -86,6 +86,7 @@ keys = "{site.certificates}"
 listen = "{at["smtp"]}"
 users = "{site.users}"
 spool = "{site.root / "spool"}"
+sent = "{site.sent}"
 smarthost = "{legacy[0]}:{legacy[1]}"
 smarthost_tls = "none"
 allow_plain_auth = true
@@ -94,6 +95,7 @@ retry_min_seconds = 1
 [http2mbox]
 users = "{site.users}"
 state = "{site.root / "state"}"
+sent = "{site.sent}"
 
 [pop3d]
 listen = "{at["pop3"]}"
