@@ -6,7 +6,7 @@ Every test run loads this: what a fixture needs is imported when it is asked for
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -84,3 +84,34 @@ def _file(directory: Path) -> str:
     from services.post_manager.storage.engines import sqlite_url
 
     return sqlite_url(directory / "store.db")
+
+
+_FULL = """\
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    RAISE 'could not extend file "base/1/2": No space left on device' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON chunks FOR EACH ROW
+    WHEN (length(NEW.data) > 100000) EXECUTE FUNCTION full_disk();
+"""
+_ROOM = "DROP FUNCTION full_disk CASCADE"
+
+
+@contextlib.contextmanager
+def full_disk(database: "Database") -> Iterator[None]:
+    """No room for more than a few pages, in the way in which each engine says so."""
+    from sqlalchemy import event
+
+    limits = [80]
+
+    def few_pages(connection: Any) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {limits[-1]}")
+
+    if database._engine.dialect.name == "sqlite":
+        event.listen(database._engine, "begin", few_pages)
+        yield
+        limits.append(100_000)
+        return
+    with database.write() as connection:
+        connection.exec_driver_sql(_FULL)
+    yield
+    with database.write() as connection:
+        connection.exec_driver_sql(_ROOM)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from services.post_manager.chores import EVERY, Chores
 from services.post_manager.storage import serials
 from services.post_manager.storage.contents import CHUNK
 from stubmail.frames import ABSENT, CONTENT, MEDIA_TYPE, WITHDRAWN, FrameReader
 from stubmail.request import MAX_HEAD, mac
+from tests.support.databases import full_disk
 from tests.support.store import HOST, NOW, Person, Store, Talker, code, describe, multipart, read_frames, running_store
 
 ALICE = Person("alice@alpha.example")
@@ -334,18 +334,12 @@ def test_a_full_disk_is_507_and_heals_by_itself(alice: Talker, monkeypatch: pyte
 
 
 def test_a_disk_that_fills_up_while_a_post_is_stored_leaves_nothing(alice: Talker, bob: Talker) -> None:
-    limit = 80
-
-    @event.listens_for(alice.store.database._engine, "begin")
-    def few_pages(connection: Any) -> None:
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
-
     kept, _ = alice.keep(BOB, b"before")
-    response = alice.send("store", {"posts": [post(BOB)]}, [b"h", bytes(2_000_000)])
-    assert (code(response), response.status_code) == ("no-space", 507)
-    assert [sent["id"] for sent in alice.outbox()] == [kept.hex()]
-    bob.ack(kept)
-    limit = 100_000
+    with full_disk(alice.store.database):
+        response = alice.send("store", {"posts": [post(BOB)]}, [b"h", bytes(2_000_000)])
+        assert (code(response), response.status_code) == ("no-space", 507)
+        assert [sent["id"] for sent in alice.outbox()] == [kept.hex()]
+        bob.ack(kept)
     assert alice.keep(BOB, bytes(2_000_000))[1]["state"] == "stored"
 
 

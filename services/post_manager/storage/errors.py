@@ -8,6 +8,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from stubmail.errors import TemporaryError
 
+_DISK_FULL = "53100"
+_DAMAGED = ("XX001", "XX002")  # data_corrupted, index_corrupted
+_ROLLED_BACK = "40"  # the class of serialization failures and deadlocks
+
 
 class StorageError(TemporaryError):
     """The database cannot do what was asked; the text is for the log. Nothing was changed."""
@@ -52,16 +56,22 @@ def translated(on_damage: Callable[[StorageDamaged], None] = lambda error: None)
 
 
 def _translate(error: DBAPIError) -> Exception:
-    text = f"the database: {error.orig}"
+    text = f"the database: {_words(error.orig)}"
     code = getattr(error.orig, "sqlite_errorcode", None)
-    state = str(getattr(error.orig, "sqlstate", None) or "")
     primary = code & 0xFF if isinstance(code, int) else None  # the upper octets only refine
-    if primary == sqlite3.SQLITE_FULL or state.startswith("53100"):  # disk_full
+    state = str(getattr(error.orig, "sqlstate", None) or "")  # PostgreSQL's, as its manual's appendix A lists them
+    if primary == sqlite3.SQLITE_FULL or state == _DISK_FULL:
         return StorageFull(text)
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state.startswith("XX00"):  # data_corrupted
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state in _DAMAGED:
         return StorageDamaged(text)
     if primary == sqlite3.SQLITE_READONLY:
         return StorageReadOnly(text)
-    if state.startswith("40"):  # transaction rollback: serialization failure, deadlock
+    if state.startswith(_ROLLED_BACK):
         return Conflict()
     return StorageError(text)
+
+
+def _words(error: object) -> str:
+    """What the database said, without the details, which quote rows: there are secrets in them."""
+    diagnosis = getattr(error, "diag", None)  # psycopg's
+    return getattr(diagnosis, "message_primary", None) or str(error)

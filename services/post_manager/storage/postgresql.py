@@ -21,6 +21,8 @@ IDLE_SECONDS = 60  # between two statements of a transaction
 SILENT_SECONDS = 30  # until a server that went away without a word is given up
 RECONNECT_SECONDS = 3600  # a connection gets no older: the server's name may lead somewhere else by now
 
+AUTOCOMMIT = "AUTOCOMMIT"  # SQLAlchemy's word
+
 _BEGIN = {
     READ: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     DURABLE: "BEGIN ISOLATION LEVEL READ COMMITTED",
@@ -70,8 +72,8 @@ def engine(url: URL, connections: int) -> Engine:
         pool_use_lifo=True,
         hide_parameters=True,  # an error's text gets into the log
         use_native_hstore=False,
-        # The driver's own BEGIN would be one more round trip; see _BEGIN.
-        connect_args={**arguments, "autocommit": True, "cursor_factory": Cursor, "options": _with(options, url)},
+        isolation_level=AUTOCOMMIT,  # the driver begins nothing: its BEGIN and our own words would be two round trips
+        connect_args={**arguments, "cursor_factory": Cursor, "options": _with(options, url)},
     )
     event.listen(made, "begin", _begin)
     event.listen(made, "handle_error", _leave_standby)
@@ -85,7 +87,10 @@ def _with(options: str, url: URL) -> str:
 
 
 def _begin(connection: Connection) -> None:
-    statement = _BEGIN[connection.get_execution_options().get(MODE, DURABLE)]
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == AUTOCOMMIT:  # each statement is a transaction of its own
+        return
+    statement = _BEGIN[options.get(MODE, DURABLE)]
     try:
         connection.exec_driver_sql(statement)
     except DBAPIError as error:

@@ -164,7 +164,10 @@ _version_table = Table("alembic_version", MetaData(), Column("version_num", Stri
 _first_table = Table("schema_version", MetaData(), Column("version", Integer, nullable=False))
 _FIND_VERSION = select(_version_table.c.version_num)
 _FORM = re.compile(r"[0-9]{4}")
-_MIGRATING = 0x737475620001  # the number of a lock that nobody else takes
+# One process makes a step, which may take long; the others wait. The lock's number is nobody else's.
+_TAKE_TURN = (
+    "SET LOCAL statement_timeout TO 0; SET LOCAL lock_timeout TO 0; SELECT pg_advisory_xact_lock(126942450221057)"
+)
 
 
 def prepare(database: "Database") -> None:
@@ -177,7 +180,7 @@ def prepare(database: "Database") -> None:
     while version != VERSION or not adopted:
         with database.write() as connection:
             if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
+                connection.exec_driver_sql(_TAKE_TURN)
             _step(connection)
             version, adopted = _version(connection)
 
@@ -198,6 +201,11 @@ def check(database: "Database") -> None:
     if version != VERSION:
         what = f"the database has version {version} of its tables, this program needs {VERSION}"
         raise Exit(os.EX_CONFIG, f"{what}: post_manager brings them up to date when it starts")
+
+
+def version_of(connection: Connection) -> str | None:
+    """Return the version of the tables, None when there are none. Raises StorageDamaged for another program's."""
+    return _version(connection)[0]
 
 
 def _step(connection: Connection) -> None:
