@@ -19,6 +19,7 @@ def parse_url(url: str) -> URL:
     """Parse a database's URL. Raises ValueError, whose text shows nothing of it: there may be a password in it."""
     try:
         parsed = make_url(url)
+        (parsed.host or "").encode("idna")  # as the driver will, who has no error of its own for that
     except (ArgumentError, ValueError):
         text = "not a database's URL; in a user name and a password all but letters and digits is written as %XX"
         raise ValueError(text) from None
