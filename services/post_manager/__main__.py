@@ -1,19 +1,24 @@
 """The `post_manager` command: looks at everything first, then runs the HTTP and the UDP process as one service."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from services.post_manager import directory, service
+from services.post_manager.commands.backup import backup
 from services.post_manager.commands.cgi_stop import cgi_stop
 from services.post_manager.commands.export import export
+from services.post_manager.commands.restore import restore
+from services.post_manager.commands.verify import verify
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.udp_socket import UdpSocket
 from stubmail import cli, log, wsgi
+from stubmail.errors import Exit
 from stubmail.supervisor import Child, supervise
 
 SPARE_SECONDS = 5.0  # for what the processes have to do beside draining
@@ -48,16 +53,28 @@ def main(context: click.Context, config: Path, check: bool, verbose: bool) -> No
         return
     accounts = load_accounts(section.accounts, section.terms)
     incoming = directory.open_directory(section.spool)
-    service.open_database(section, 1, prepare=True).close()
+    database = service.open_database(section, 1, prepare=True)
+    database.close()
+    if database.read_only:
+        _warn_of_damage(section, check)
     _try_addresses(section)
     if check:
-        database = sqlite_path(section.database_url) or "the database server"
-        click.echo(f"{host}: {len(accounts)} accounts, {database} is good, {section.listen} is free")
+        where = sqlite_path(section.database_url) or "the database server"
+        click.echo(f"{host}: {len(accounts)} accounts, {where} is good, {section.listen} is free")
         return
     if leftovers := directory.clean(incoming):
         log.event(_log, "cleaned", directory=incoming, files=leftovers)
     drain_seconds = section.drain_notice_seconds + section.drain_seconds + SPARE_SECONDS
     sys.exit(supervise(_children(section, config, verbose), drain_seconds=drain_seconds))
+
+
+def _warn_of_damage(section: PostManager, check: bool) -> None:
+    """Say that the store is going to run on a damaged database; a check ends with that."""
+    what = f"{sqlite_path(section.database_url)} is damaged: what can be read of it is served, nothing is written to it"
+    cure = "post_manager verify names the damage, post_manager restore FILE puts a backup in its place"
+    if check:
+        raise Exit(os.EX_DATAERR, f"{what}; {cure}")
+    log.event(_log, "read-only", level=logging.CRITICAL, what=what, cure=cure)
 
 
 def _try_addresses(section: PostManager) -> None:
@@ -77,7 +94,7 @@ def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
 
 
-for command in (cgi_stop, export):
+for command in (backup, cgi_stop, export, restore, verify):
     main.add_command(command)
 
 if __name__ == "__main__":

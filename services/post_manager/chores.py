@@ -1,5 +1,6 @@
 """What time does: posts expire, tombstones go, old sessions, cookies and nonces are forgotten."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from sqlalchemy import update
 
 from services.post_manager.storage import outbox, sessions
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.errors import Conflict, StorageError
+from services.post_manager.storage.errors import Conflict, StorageError, StorageReadOnly
 from services.post_manager.storage.schema import chores, cookies, nonces
 from services.post_manager.storage.schema import sessions as session_table
 from stubmail.log import event
@@ -41,8 +42,9 @@ class Chores:
         now = int(self._clock())
         for name, task in self._tasks.items():
             if self._take(name, now):
-                while task(now) and not self._stop.is_set():
-                    pass
+                with contextlib.suppress(StorageReadOnly):  # posts stay as they are while the database is damaged
+                    while task(now) and not self._stop.is_set():
+                        pass
 
     def run_forever(self) -> None:
         """Look every few seconds whether something is due, until ``stop``; errors are logged, and tried again."""

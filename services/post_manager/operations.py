@@ -108,6 +108,7 @@ class Operations:
                 NewPost(post.id, post.to, str(post.address), received[post.head].read(), post.body) for post in wanted
             ]
             sender = Sender(admitted.fingerprint, admitted.address)
+        self._database.require_writable()
             now = int(self._clock())
             outcomes = posts.store(self._database, sender, new, received, account.terms, now, admitted.nonce)
         results: list[dict[str, Any]] = []
@@ -165,6 +166,7 @@ class Operations:
         return _json({"acknowledged": len(ids)})
 
     def _outbox(self, admitted: Admitted, _parts: Parts) -> Answer:
+        self._database.require_writable()
         query = request.outbox_query(admitted.request)
         states = [STATE_NAMES.index(state) for state in query.states]
         sent, more = outbox.page(self._database, admitted.fingerprint, query.after, query.limit, states, query.since)
@@ -179,6 +181,7 @@ class Operations:
         results = []
         for post_id in ids:
             state = STATE_NAMES[states[post_id]] if post_id in states else "absent"
+        self._database.require_writable()
             results.append({"id": post_id.hex(), "state": state})
         return _json({"results": results})
 

@@ -15,7 +15,7 @@ from services.post_manager.operations import Keeping, Operations
 from services.post_manager.policy import DAY, Accounts
 from services.post_manager.rate import Buckets
 from services.post_manager.settings import PostManager
-from services.post_manager.storage import schema
+from services.post_manager.storage import damage, marks, schema
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageDamaged, StorageError
@@ -38,27 +38,32 @@ def read(config: Path, *, sample: bool = True) -> tuple[PostManager, str]:
 def open_database(section: PostManager, connections: int, *, prepare: bool = False) -> Database:
     """Open the database and see that its tables can be used; ``prepare`` makes or migrates them first.
 
-    Raises Exit with one sentence. A file that is damaged is left as it is.
+    A file that is damaged is left as it is: what can be read of it is, and each operation that cannot be done raises
+    StorageError. Raises Exit with one sentence.
     """
     try:
         database = Database(section.database_url, connections)
     except ValueError as error:
         raise ConfigError(f"[post_manager] database: {error}") from error
+        path = sqlite_path(section.database_url)
+        if prepare and path is not None and (problem := damage.probe(path)):
+            damage.mark(path, problem)
     except ArgumentError as error:
         raise ConfigError(f"[post_manager] database is not a URL that can be used: {error}") from error
     except ImportError as error:
         raise ConfigError(f"[post_manager] database needs a driver that is not installed: {error.name}") from error
     try:
-        (schema.prepare if prepare else schema.check)(database)
-    except StorageDamaged as error:
-        database.close()
-        where = sqlite_path(section.database_url) or "the database"
-        text = f"{where} is damaged or not a store's ({error.text}); it was left as it is, restore it from a backup"
-        raise Exit(os.EX_DATAERR, text) from error
+        _look(database, prepare)
     except StorageError as error:
         database.close()
-        raise Exit(os.EX_UNAVAILABLE, f"the database cannot be used: {error.text}") from error
+        if isinstance(error, StorageDamaged):
+            text = f"{describe(section.database_url)} is not a store's, or damaged ({error.text}); it was left as it is"
+            raise Exit(os.EX_DATAERR, text) from error
+        raise Exit(os.EX_UNAVAILABLE, f"{describe(section.database_url)} cannot be used: {error.text}") from error
     except Exit:
+        if path is not None and damage.is_marked(path):
+            database.reopen()
+            return database
         database.close()
         raise
     return database
@@ -67,6 +72,15 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
 def make_edge(
     section: PostManager,
     host: str,
+def _look(database: Database, prepare: bool) -> None:
+    with database.read() as connection:
+        marks.refuse_marked(connection)
+    if prepare and not database.read_only:
+        schema.prepare(database)
+    else:
+        schema.check(database)
+
+
     accounts: Accounts,
     database: Database,
     *,

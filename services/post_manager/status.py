@@ -67,6 +67,7 @@ class Status:
         found = [
             *build_info("post_manager", self.started),
             Gauge("stubmail_store_database_up", "Whether the database answers, with the right tables", up),
+            Gauge("stubmail_store_read_only", "Whether the database is damaged", self.database.read_only),
             Gauge("stubmail_store_draining", "Whether the store is about to end", self.draining()),
             Gauge("stubmail_store_accounts", "Accounts that may store posts", self.accounts),
             Gauge("stubmail_store_disk_reserve_bytes", "Octets of the disk that new posts may not take", self.reserve),

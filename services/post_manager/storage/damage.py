@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from services.post_manager.storage import schema
 from services.post_manager.storage.engines import BUSY_SECONDS, sqlite_engine, sqlite_url
 from stubmail import log
 from stubmail.errors import one_line
-from stubmail.spool import remove_durably, write_durably
+from stubmail.spool import remove_durably, sync_directory, write_durably
 
 SIDE_TABLES = (schema.sessions, schema.cookies, schema.nonces, schema.chores)
 WRITE_AHEAD = ("-wal", "-shm")  # the files that SQLite keeps beside a database
@@ -59,6 +60,21 @@ def mark(path: Path, why: str) -> None:
 def clear(path: Path) -> None:
     """Forget that a database file was damaged, durably; who has it open goes on reading until it opens it again."""
     remove_durably(marker(path))
+
+
+def set_aside(path: Path, now: int) -> Path | None:
+    """Rename a damaged file, durably, with what SQLite keeps beside it; return its new name, None when it is not there.
+
+    The files beside it go first: a journal left alone would be taken for that of whatever comes in its place.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    found = path.exists()
+    for suffix in (*WRITE_AHEAD, ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    sync_directory(path.parent)
+    return aside if found else None
 
 
 def remove_side(path: Path) -> None:

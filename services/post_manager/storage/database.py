@@ -43,7 +43,8 @@ class Database:
         self._path = sqlite_path(url)
         self._switching = threading.Lock()
         self._old: list[Pool] = []
-        self._engine, self.read_only = self._open()
+        with translated():
+            self._engine, self.read_only = self._open()
         self._turn = Turn(self._path) if self._path is not None else None
         self._groups = {
             durable: Group(partial(self.write, durable=durable), partial(self._alone, durable))
