@@ -3,6 +3,7 @@
 import ipaddress
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 
 MAX_NETWORKS = 10_000  # remembered for their failures; the one that failed longest ago is forgotten first
 
@@ -30,6 +31,12 @@ def is_loopback(address: str) -> bool:
     """Tell whether a peer is on this machine: 127.0.0.0/8, ::1, and the former written as IPv6."""
     parsed = _parse(address)
     return parsed is not None and parsed.is_loopback
+
+
+def within(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    """Tell whether a peer is in one of these networks; an IPv4 address may be written as IPv6."""
+    parsed = _parse(address)
+    return parsed is not None and any(parsed in each for each in networks)
 
 
 class SessionLimit:

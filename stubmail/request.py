@@ -40,6 +40,7 @@ STATUS = {
     "signature": 401,
     "clock-skew": 403,
     "account": 403,
+    "token": 403,
     "method": 405,
     "replayed": 409,
     "length-required": 411,
@@ -50,7 +51,7 @@ STATUS = {
     "unavailable": 503,
     "no-space": 507,
 }
-RETRYABLE = frozenset(("rate", "unavailable", "no-space"))
+RETRYABLE = frozenset(("token", "rate", "unavailable", "no-space"))
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9])?")
 _STATE = re.compile("|".join(STATES))

@@ -23,6 +23,7 @@ from services.post_manager.parts import Parts
 from services.post_manager.settings import Network
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageFull
+from services.post_manager.tokens import TokenGate
 from stubmail.log import Sparing
 from stubmail.request import Refusal
 
@@ -45,6 +46,7 @@ class Edge:
     prefix: str
     max_request: int
     proxies: tuple[Network, ...] = ()
+    tokens: TokenGate | None = None
     allow: Allow = lambda connection, octets: None
     clock: Callable[[], float] = time.time
     sparing: Sparing = field(default_factory=Sparing)
@@ -100,7 +102,9 @@ class _Watched:
 
 
 def _check_header(edge: Edge) -> tuple[int, bytes]:
-    """The checks that need the header alone (protocol.md §4.3, 1); return the body's length and its boundary."""
+    """The checks that need the header alone (protocol.md §4.3, 1 and 2); return the body's length and its boundary."""
+    if edge.tokens is not None:
+        edge.tokens.check(request.headers.get("Stub-Token"), _remote(edge))
     try:
         boundary = parse_boundary(request.headers.get("Content-Type", ""))
     except MultipartError as error:

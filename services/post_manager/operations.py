@@ -10,6 +10,7 @@ from typing import Any
 
 from services.post_manager import delivery
 from services.post_manager.admission import Admitted
+from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.parts import Parts
 from services.post_manager.policy import Accounts
 from services.post_manager.storage import mailbox, outbox, posts, sessions
@@ -50,12 +51,19 @@ class Operations:
     """The seven operations on one database. Each raises Refusal or StorageError; for all threads of a process."""
 
     def __init__(
-        self, host: str, database: Database, accounts: Accounts, keeping: Keeping, clock: Callable[[], float]
+        self,
+        host: str,
+        database: Database,
+        accounts: Accounts,
+        keeping: Keeping,
+        cookie_ids: CookieIds,
+        clock: Callable[[], float],
     ) -> None:
         self._host = host
         self._database = database
         self._accounts = accounts
         self._keeping = keeping
+        self._cookie_ids = cookie_ids
         self._clock = clock
         self._table: Mapping[str, Callable[[Admitted, Parts], Answer]] = {
             request.OPEN: self._open,
@@ -73,7 +81,7 @@ class Operations:
 
     def _open(self, admitted: Admitted, _parts: Parts) -> Answer:
         now = int(self._clock())
-        session, cookie = sessions.new_session(admitted.fingerprint, admitted.address, now)
+        session, cookie = sessions.new_session(admitted.fingerprint, admitted.address, now, self._cookie_ids.new())
         account = self._accounts.find(session.fingerprint, Address.parse(session.address).key)
         data = {
             "version": request.VERSION,

@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 from services.post_manager import directory
 from services.post_manager.admission import Gate
 from services.post_manager.app import Allow, Edge
+from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
 from services.post_manager.operations import Keeping, Operations
 from services.post_manager.policy import DAY, Accounts
@@ -19,6 +20,8 @@ from services.post_manager.storage import damage, marks, schema
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageDamaged, StorageError
+from services.post_manager.storage.keys import store_key
+from services.post_manager.tokens import TokenGate, Tokens
 from stubmail import cli
 from stubmail.errors import Exit
 from stubmail.settings import ConfigError, Domain, load_file
@@ -88,8 +91,12 @@ def _look(database: Database, prepare: bool) -> None:
     allow: Allow | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Edge:
-    """Return everything behind the HTTP edge."""
+    """Return everything behind the HTTP edge. Raises Exit when the database does not answer."""
     incoming = section.spool / directory.INCOMING
+    try:
+        key = store_key(database)
+    except StorageError as error:
+        raise Exit(os.EX_UNAVAILABLE, f"the database cannot be used: {error.text}") from error
     gate = Gate(
         host,
         database,
@@ -101,12 +108,13 @@ def _look(database: Database, prepare: bool) -> None:
     keeping = Keeping(incoming, section.reserve_bytes, tombstone(section))
     return Edge(
         gate=gate,
-        operations=Operations(host, database, accounts, keeping, clock),
+        operations=Operations(host, database, accounts, keeping, CookieIds(key), clock),
         database=database,
         counters=counters,
         prefix=section.prefix,
         max_request=section.max_request,
         proxies=section.proxies,
+        tokens=TokenGate(Tokens(key), section.exempt, clock) if section.require_udp else None,
         clock=clock,
         allow=allow or (lambda connection, octets: None),
     )

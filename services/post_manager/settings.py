@@ -46,6 +46,8 @@ class PostManager:
     drain_seconds: float = setting(30.0, "after SIGTERM, for how long requests in flight may go on")
     drain_notice_seconds: float = setting(0.0, "before that, for how long new ones are taken while /readyz says no")
     trusted_proxies: list[str] = items([], "networks whose X-Forwarded-For is believed")
+    require_udp: bool = setting(False, "under attack: drop, unread, HTTP requests of clients that never asked over UDP")
+    token_exempt: list[str] = items(["127.0.0.0/8", "::1/128"], "networks that require_udp does not concern")
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be meant."""
@@ -73,7 +75,9 @@ class PostManager:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"[post_manager] {name} must be from {least} to {most}")
-        _ = self.proxies
+        if self.require_udp and not self.udp:
+            raise ConfigError("[post_manager] require_udp cannot be true while udp is false: nobody would get a token")
+        _ = self.proxies, self.exempt
 
     def host_of(self, domain: Domain) -> str:
         """The name that requests must name: lower case, no trailing dot (protocol.md §4.2)."""
@@ -86,6 +90,14 @@ class PostManager:
             return tuple(ipaddress.ip_network(text) for text in self.trusted_proxies)
         except ValueError as error:
             raise ConfigError(f"[post_manager] trusted_proxies: {error}") from error
+
+    @property
+    def exempt(self) -> tuple[Network, ...]:
+        """The networks in ``token_exempt``."""
+        try:
+            return tuple(ipaddress.ip_network(text) for text in self.token_exempt)
+        except ValueError as error:
+            raise ConfigError(f"[post_manager] token_exempt: {error}") from error
 
     @property
     def database_url(self) -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from typing import Any, NamedTuple
 
 from stubmail.cli import listening_error
 
@@ -13,6 +14,19 @@ _IN6_INFO = struct.Struct("=16sI")  # the address that was asked, interface
 _SPACE = socket.CMSG_SPACE(_IN6_INFO.size)
 
 Ancillary = list[tuple[int, int, bytes]]
+
+
+class Arrived(NamedTuple):
+    """A datagram, who sent it, and where it arrived, as the socket says it."""
+
+    data: bytes
+    peer: tuple[Any, ...]
+    where: Ancillary
+
+    @property
+    def address(self) -> str:
+        """The sender's IP address."""
+        return str(self.peer[0])
 
 
 class UdpSocket:
@@ -37,6 +51,8 @@ class UdpSocket:
         except OSError as error:
             self._socket.close()
             raise listening_error(error, address, port) from error
+        self._arrived_at: Ancillary = []
+        self._leaves_from: Ancillary = []
 
     @property
     def name(self) -> tuple[str, int]:
@@ -52,18 +68,34 @@ class UdpSocket:
         """Give the port back."""
         self._socket.close()
 
-    def receive(self, size: int) -> tuple[bytes, object, Ancillary]:
-        """Return a datagram, cut at ``size`` octets, and what ``send`` needs to answer it. Raises BlockingIOError."""
-        if not self._wildcard:
-            data, peer = self._socket.recvfrom(size)
-            return data, peer, []
-        data, ancillary, _, peer = self._socket.recvmsg(size, _SPACE)
-        return data, peer, [_from_there(*item) for item in ancillary]
+    def receive(self, most: int, size: int) -> list[Arrived]:
+        """Return the datagrams that have arrived, at most so many, each cut at ``size`` octets."""
+        arrived: list[Arrived] = []
+        append, receive, receive_from = arrived.append, self._socket.recvmsg, self._socket.recvfrom
+        try:
+            if self._wildcard:
+                for _ in range(most):
+                    data, where, _, peer = receive(size, _SPACE)
+                    append(Arrived(data, peer, where))
+            else:
+                for _ in range(most):
+                    data, peer = receive_from(size)
+                    append(Arrived(data, peer, []))
+        except OSError:
+            # Nothing is left; or an error that belongs to an earlier answer (ICMP), which nobody waits for.
+            pass
+        return arrived
 
-    def send(self, data: bytes, peer: object, ancillary: Ancillary) -> bool:
+    def send(self, data: bytes, question: Arrived) -> bool:
         """Send an answer; false when it was not possible, as happens to datagrams."""
         try:
-            self._socket.sendmsg([data], ancillary, 0, peer)  # type: ignore[arg-type]  # as it came from the socket
+            if not self._wildcard:
+                self._socket.sendto(data, question.peer)
+                return True
+            if question.where != self._arrived_at:  # seldom: hosts are asked at one address, most of the time
+                self._leaves_from = [_from_there(*item) for item in question.where]
+                self._arrived_at = question.where
+            self._socket.sendmsg((data,), self._leaves_from, 0, question.peer)
         except OSError:
             return False
         return True

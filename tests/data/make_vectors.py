@@ -142,16 +142,27 @@ def _post_record(strings: list[str]) -> dict[str, Any]:
 
 def _datagrams() -> dict[str, Any]:
     waiting = [(0, 0), (3, 258), (2**32 - 1, 2**64 - 1)]
+    token = datagram.Token(bytes(range(0xA0, 0xA0 + datagram.TOKEN_SIZE)), 421)
     return {
         "cookie": COOKIE.hex(),
         "nonce": NONCE.hex(),
         "key": KEY.hex(),
         "check": datagram.check_to_wire(COOKIE, NONCE, KEY).hex(),
         "waiting": [
-            {"count": count, "serial": serial, "octets": datagram.waiting_to_wire(NONCE, count, serial, KEY).hex()}
+            {
+                "count": count,
+                "serial": serial,
+                "octets": datagram.waiting_to_wire(NONCE, count, serial, datagram.MacKey(KEY)).hex(),
+            }
             for count, serial in waiting
         ],
         "unknown": datagram.unknown_to_wire(NONCE).hex(),
+        "token_request": datagram.token_request_to_wire(NONCE).hex(),
+        "token": {
+            "token": token.octets.hex(),
+            "lifetime": token.lifetime,
+            "octets": datagram.token_to_wire(NONCE, token).hex(),
+        },
     }
 
 

@@ -137,7 +137,7 @@ def test_the_end_of_posts_killed_anywhere_is_all_or_nothing(tmp_path: Path, work
 
 
 def test_an_open_killed_anywhere_leaves_a_whole_session_or_none(tmp_path: Path) -> None:
-    session, cookie = sessions.new_session(BOB, "bob@beta.example", NOW)
+    session, cookie = sessions.new_session(BOB, "bob@beta.example", NOW, bytes(16))
     for cut in range(100):
         path = tmp_path / f"{cut}.db"
         prepared(path).close()

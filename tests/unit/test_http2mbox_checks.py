@@ -10,7 +10,7 @@ import pytest
 
 from services.http2mbox.checks import Checks
 from stubmail.cookies import Cookie
-from stubmail.datagram import Check, Unknown, Waiting, unknown_to_wire, waiting_to_wire
+from stubmail.datagram import Check, MacKey, Unknown, Waiting, unknown_to_wire, waiting_to_wire
 from tests.support.ports import need_ipv6
 
 COOKIE = Cookie(bytes(range(16)), bytes(range(32)))
@@ -32,7 +32,7 @@ class Notifier(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         check = Check.from_wire(data)
-        assert check.authentic(COOKIE.key)
+        assert check.authentic(MacKey(COOKIE.key))
         assert check.cookie == COOKIE.id
         self.checks.append(check)
         for datagram in self.answer(check):
@@ -58,7 +58,7 @@ async def network(
 
 
 def honest(check: Check) -> list[bytes]:
-    return [waiting_to_wire(check.nonce, 3, 17, COOKIE.key)]
+    return [waiting_to_wire(check.nonce, 3, 17, MacKey(COOKIE.key))]
 
 
 def silent(check: Check) -> list[bytes]:
@@ -108,11 +108,11 @@ def test_the_answer_to_the_first_may_come_after_the_second_was_sent() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda check: [waiting_to_wire(check.nonce, 0, 0, bytes(32))],  # forged: another key
-        lambda check: [waiting_to_wire(bytes(16), 0, 0, COOKIE.key)],  # replayed: another nonce
+        lambda check: [waiting_to_wire(check.nonce, 0, 0, MacKey(bytes(32)))],  # forged: another key
+        lambda check: [waiting_to_wire(bytes(16), 0, 0, MacKey(COOKIE.key))],  # replayed: another nonce
         lambda check: [unknown_to_wire(bytes(16))],
-        lambda check: [waiting_to_wire(check.nonce, 0, 0, COOKIE.key) + b"x"],
-        lambda check: [waiting_to_wire(check.nonce, 0, 0, COOKIE.key)[:-1]],
+        lambda check: [waiting_to_wire(check.nonce, 0, 0, MacKey(COOKIE.key)) + b"x"],
+        lambda check: [waiting_to_wire(check.nonce, 0, 0, MacKey(COOKIE.key))[:-1]],
         lambda check: [b"", b"STUB", b"x" * 60_000],
         lambda check: [unknown_to_wire(check.nonce) + bytes(44)],
     ],
@@ -129,7 +129,7 @@ def test_what_is_not_authentic_is_like_silence(answer: Answerer) -> None:
 def test_a_forgery_does_not_keep_the_true_answer_out() -> None:
     async def run() -> None:
         def both(check: Check) -> list[bytes]:
-            return [waiting_to_wire(check.nonce, 0, 0, bytes(32)), *honest(check), *honest(check)]
+            return [waiting_to_wire(check.nonce, 0, 0, MacKey(bytes(32))), *honest(check), *honest(check)]
 
         async with network(both, 5.0) as (_, place, checks):
             assert await checks.ask(place, COOKIE) == Waiting(3, 17)
@@ -147,7 +147,7 @@ def test_an_authentic_answer_from_elsewhere_does_not_count() -> None:
                 def datagram_received(self, data: bytes, addr: Any) -> None:
                     asked.append(addr)
                     check = Check.from_wire(data)
-                    other.sendto(waiting_to_wire(check.nonce, 0, 0, COOKIE.key), ("127.0.0.1", addr[1]))
+                    other.sendto(waiting_to_wire(check.nonce, 0, 0, MacKey(COOKIE.key)), ("127.0.0.1", addr[1]))
 
             loop = asyncio.get_running_loop()
             transport, _ = await loop.create_datagram_endpoint(lambda: Relay(silent), local_addr=("127.0.0.1", 0))

@@ -16,6 +16,7 @@ from services.post_manager.storage.errors import Conflict, StorageDamaged, Stora
 from services.post_manager.storage.intake import Wanted
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
+from services.post_manager.storage.watch import Known, Watch
 from tests.support.databases import prepared
 from tests.support.store_rows import Octets, assert_consistent, rows
 
@@ -279,19 +280,22 @@ def test_a_transaction_that_meets_another_is_made_again(database: Database) -> N
 def test_sessions_end_and_the_oldest_give_way(database: Database) -> None:
     opened = []
     for second in range(sessions.SESSIONS_EACH + 1):
-        session, cookie = sessions.new_session(BOB, "bob@beta.example", NOW + second)
+        session, cookie = sessions.new_session(BOB, "bob@beta.example", NOW + second, bytes([second]) * 16)
         sessions.save(database, session, cookie, NOW + second)
         opened.append((session, cookie))
     with database.read() as connection:
         assert sessions.find_session(connection, opened[0][0].id, NOW) is None
-        assert sessions.find_cookie(connection, opened[0][1].id, NOW) is None
         assert sessions.find_session(connection, opened[1][0].id, NOW) == opened[1][0]
         assert sessions.find_session(connection, opened[1][0].id, opened[1][0].expires) is None
-        assert sessions.find_cookie(connection, opened[1][1].id, NOW) == (opened[1][1], BOB, NOW + 1)
-        assert sessions.find_cookie(connection, opened[1][1].id, NOW + 1 + sessions.COOKIE_SECONDS) is None
-    sessions.touch_cookies(database, [opened[1][1].id], NOW + 100)
-    with database.read() as connection:
-        assert sessions.find_cookie(connection, opened[1][1].id, NOW + 1 + sessions.COOKIE_SECONDS) is not None
+    gone, kept = (cookie for _, cookie in opened[:2])
+    with database.watch() as watched:
+        watch = Watch(watched)
+        with watch.look() as state:
+            assert state.cookies([gone.id, kept.id], NOW) == {kept.id: Known(kept.secret, NOW + 1, 0, 0)}
+            assert state.cookies([kept.id], NOW + 1 + sessions.COOKIE_SECONDS) == {}
+        sessions.touch_cookies(database, [kept.id], NOW + 100)
+        with watch.look() as state:
+            assert state.cookies([kept.id], NOW + 1 + sessions.COOKIE_SECONDS)
 
 
 def test_a_nonce_is_good_once_for_each_client(database: Database) -> None:
@@ -404,15 +408,19 @@ def test_a_damaged_file_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_watch_sees_that_something_changed(database: Database) -> None:
-    with database.watch() as watch:
-        with watch.look() as (connection, first):
-            assert mailbox.waiting(connection, BOB) == (0, 0)
-        with watch.look() as (_, second):
-            assert second == first
+    session, cookie = sessions.new_session(BOB, "bob@beta.example", NOW, bytes(16))
+    sessions.save(database, session, cookie, NOW)
+    with database.watch() as connection:
+        watch = Watch(connection)
+        with watch.look() as first:
+            assert first.cookies([cookie.id, bytes(15) + b"x"], NOW) == {cookie.id: Known(cookie.secret, NOW, 0, 0)}
+        with watch.look() as second:
+            assert second.version == first.version
         keep(database, new())
-        with watch.look() as (connection, third):
-            assert third is None or third != first
-            assert mailbox.waiting(connection, BOB) == (1, serials.floor(NOW) + 1)
+        with watch.look() as third:
+            assert third.version != first.version
+            [known] = third.cookies([cookie.id], NOW).values()
+            assert (known.posts, known.serial) == (1, serials.floor(NOW) + 1)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

@@ -15,7 +15,16 @@ import pytest
 
 from stubmail import openpgp
 from stubmail.address import Address, AddressError
-from stubmail.datagram import Check, Unknown, Waiting, answer_from_wire
+from stubmail.datagram import (
+    Check,
+    MacKey,
+    Token,
+    Unknown,
+    Waiting,
+    answer_from_wire,
+    token_from_wire,
+    token_request_from_wire,
+)
 from stubmail.dns.records import RecordError, parse_post
 from stubmail.envelope import tag, unwrap
 from stubmail.frames import CONTENT, END, Frame, FrameReader
@@ -106,7 +115,7 @@ def test_datagrams() -> None:
     check += hmac_sha256(key, check)
     assert octets(data["check"]) == check
     assert len(check) == 72
-    assert Check.from_wire(check).authentic(octets(key))
+    assert Check.from_wire(check).authentic(MacKey(octets(key)))
 
     for one in data["waiting"]:
         answer = b"STUB" + bytes((1, 2, 0, 0)) + nonce
@@ -120,6 +129,17 @@ def test_datagrams() -> None:
     assert octets(data["unknown"]) == unknown
     assert len(unknown) == 24
     assert answer_from_wire(unknown, nonce, octets(key)) == Unknown()
+
+    request = b"STUB" + bytes((1, 4, 0, 0)) + nonce + bytes(48)
+    assert octets(data["token_request"]) == request
+    assert len(request) == 72
+    assert token_request_from_wire(request) == nonce
+
+    token = data["token"]
+    answer = b"STUB" + bytes((1, 5, 0, 0)) + nonce + octets(token["token"]) + token["lifetime"].to_bytes(4, "big")
+    assert octets(token["octets"]) == answer
+    assert len(answer) == 48
+    assert token_from_wire(answer, nonce) == Token(octets(token["token"]), token["lifetime"])
 
 
 # §4, §5

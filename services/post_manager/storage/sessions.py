@@ -16,7 +16,6 @@ COOKIE_SECONDS = 90 * 86_400
 COOKIES_EACH = 16
 
 _SESSION = select(sessions).where(sessions.c.id == bindparam("id"))
-_COOKIE = select(cookies.c.secret, cookies.c.fingerprint, cookies.c.used).where(cookies.c.id == bindparam("id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +76,6 @@ def find_session(connection: Connection, session_id: bytes, now: int) -> Session
     """Return a session that has not ended."""
     row = connection.execute(_SESSION, {"id": session_id}).one_or_none()
     return Session(*row) if row is not None and row.expires > now else None
-
-
-def find_cookie(connection: Connection, cookie_id: bytes, now: int) -> tuple[Cookie, str, int] | None:
-    """Return a cookie, the fingerprint it is for, and when it was last used."""
-    row = connection.execute(_COOKIE, {"id": cookie_id}).one_or_none()
-    if row is None or row.used <= now - COOKIE_SECONDS:
-        return None
-    return Cookie(cookie_id, row.secret), row.fingerprint, row.used
 
 
 def touch_cookies(database: Database, cookie_ids: Sequence[bytes], now: int) -> None:
