@@ -18,7 +18,7 @@ from services.post_manager.rate import Buckets
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import damage, marks, schema
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.engines import sqlite_path
+from services.post_manager.storage.engines import describe, sqlite_path
 from services.post_manager.storage.errors import StorageDamaged, StorageError
 from services.post_manager.storage.keys import store_key
 from services.post_manager.tokens import TokenGate, Tokens
@@ -45,12 +45,12 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
     StorageError. Raises Exit with one sentence.
     """
     try:
-        database = Database(section.database_url, connections)
-    except ValueError as error:
-        raise ConfigError(f"[post_manager] database: {error}") from error
         path = sqlite_path(section.database_url)
         if prepare and path is not None and (problem := damage.probe(path)):
             damage.mark(path, problem)
+        database = Database(section.database_url, connections)
+    except ValueError as error:
+        raise ConfigError(f"[post_manager] database: {error}") from error
     except ArgumentError as error:
         raise ConfigError(f"[post_manager] database is not a URL that can be used: {error}") from error
     except ImportError as error:
@@ -58,23 +58,20 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
     try:
         _look(database, prepare)
     except StorageError as error:
+        if path is not None and damage.is_marked(path):
+            database.reopen()
+            return database
         database.close()
         if isinstance(error, StorageDamaged):
             text = f"{describe(section.database_url)} is not a store's, or damaged ({error.text}); it was left as it is"
             raise Exit(os.EX_DATAERR, text) from error
         raise Exit(os.EX_UNAVAILABLE, f"{describe(section.database_url)} cannot be used: {error.text}") from error
     except Exit:
-        if path is not None and damage.is_marked(path):
-            database.reopen()
-            return database
         database.close()
         raise
     return database
 
 
-def make_edge(
-    section: PostManager,
-    host: str,
 def _look(database: Database, prepare: bool) -> None:
     with database.read() as connection:
         marks.refuse_marked(connection)
@@ -84,6 +81,9 @@ def _look(database: Database, prepare: bool) -> None:
         schema.check(database)
 
 
+def make_edge(
+    section: PostManager,
+    host: str,
     accounts: Accounts,
     database: Database,
     *,
