@@ -108,6 +108,7 @@ class Operations:
         account = self._accounts.find(admitted.fingerprint, Address.parse(admitted.address).key)
         if account is None:
             raise Refusal("account", "posts are stored for this domain's own accounts only")
+        self._database.require_writable()
         wanted = request.store_posts(admitted.request)
         self._check_room(sum(part.size for part in admitted.request.parts))
         with open_upload(self._keeping.incoming) as upload:
@@ -116,7 +117,6 @@ class Operations:
                 NewPost(post.id, post.to, str(post.address), received[post.head].read(), post.body) for post in wanted
             ]
             sender = Sender(admitted.fingerprint, admitted.address)
-        self._database.require_writable()
             now = int(self._clock())
             outcomes = posts.store(self._database, sender, new, received, account.terms, now, admitted.nonce)
         results: list[dict[str, Any]] = []
@@ -166,6 +166,7 @@ class Operations:
         return Answer(frames.MEDIA_TYPE, delivery.answer(self._database, admitted.fingerprint, wanted))
 
     def _ack(self, admitted: Admitted, _parts: Parts) -> Answer:
+        self._database.require_writable()
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
         keep = self._keeping.tombstone
@@ -174,13 +175,13 @@ class Operations:
         return _json({"acknowledged": len(ids)})
 
     def _outbox(self, admitted: Admitted, _parts: Parts) -> Answer:
-        self._database.require_writable()
         query = request.outbox_query(admitted.request)
         states = [STATE_NAMES.index(state) for state in query.states]
         sent, more = outbox.page(self._database, admitted.fingerprint, query.after, query.limit, states, query.since)
         return _json({"posts": [_sent(post) for post in sent], "more": more})
 
     def _withdraw(self, admitted: Admitted, _parts: Parts) -> Answer:
+        self._database.require_writable()
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
         keep = self._keeping.tombstone
@@ -189,7 +190,6 @@ class Operations:
         results = []
         for post_id in ids:
             state = STATE_NAMES[states[post_id]] if post_id in states else "absent"
-        self._database.require_writable()
             results.append({"id": post_id.hex(), "state": state})
         return _json({"results": results})
 
