@@ -22,7 +22,7 @@ FROM os AS base
 ENV PATH=/opt/venv/bin:/opt/stubmail/bin:$PATH PYTHONPATH=/opt/stubmail PYTHONUNBUFFERED=1 STUB_CONF=/etc/stubmail/stub.conf
 RUN groupadd --gid 10001 stubmail \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/stubmail stubmail \
- && cd /var/lib && mkdir stubmail && cd stubmail && mkdir accounts hkp keys mail spool state store \
+ && cd /var/lib && mkdir stubmail && cd stubmail && mkdir accounts hkp keys mail sent spool state store \
  && chown -R 10001:10001 . && chmod 700 . *
 COPY --from=dependencies /opt/venv /opt/venv
 COPY docker/stub.conf /etc/stubmail/stub.conf
