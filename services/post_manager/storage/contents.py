@@ -1,14 +1,16 @@
 """The bodies of posts: cut into chunks, stored once for all posts that share them, counted by reference."""
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from services.post_manager.storage.errors import Conflict
 from services.post_manager.storage.schema import chunks, contents
+from services.post_manager.storage.statements import fetch, insert, run
 
 CHUNK = 262_144  # octets of every chunk but a content's last one
 BATCH = 1_048_576  # octets handed to the database, or taken from it, in one statement
@@ -17,11 +19,9 @@ BATCH = 1_048_576  # octets handed to the database, or taken from it, in one sta
 Key = tuple[str, bytes]  # whose it is, a fingerprint, and its SHA-256
 
 # Made once: to put a statement together costs more than to run it.
-_KNOWN = select(contents.c.sender, contents.c.digest, contents.c.id).where(
-    tuple_(contents.c.sender, contents.c.digest).in_(bindparam("keys", expanding=True))
-)
-_ADD = insert(contents)
-_ADD_CHUNK = insert(chunks)
+_KNOWN = "SELECT sender, digest, id FROM contents WHERE (sender, digest) IN (VALUES {})"
+_ADD = insert(contents, "id", "sender", "digest", "size", "refs")
+_ADD_CHUNK = insert(chunks, "content", "number", "data")
 _SHARE = (
     update(contents).where(contents.c.id == bindparam("content_id")).values(refs=contents.c.refs + bindparam("more"))
 )
@@ -65,32 +65,32 @@ class New:
     refs: int
 
 
+def new_id(now: int) -> int:
+    """Make up the id of a content: near those of the same time, so that a database finds them side by side.
+
+    It is random otherwise: who writes a body has to wait for nobody. One that is taken already is a Conflict.
+    """
+    return now << 30 | secrets.randbits(30)
+
+
 def known(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:
     """Return the ids of those contents that are stored already."""
-    rows = connection.execute(_KNOWN, {"keys": list(keys)})
-    return {(sender, digest): content_id for sender, digest, content_id in rows}
+    return {(sender, digest): content_id for sender, digest, content_id in fetch(connection, _KNOWN, keys)}
 
 
 def add(connection: Connection, new: Sequence[New]) -> None:
     """Store bodies. Constant memory for any size."""
-    if not new:
-        return
-    rows = [
-        {"id": one.id, "sender": one.key[0], "digest": one.key[1], "size": one.body.size, "refs": one.refs}
-        for one in new
-    ]
-    connection.execute(_ADD, rows)
-    pieces: list[dict[str, Any]] = []
+    run(connection, _ADD, [(one.id, *one.key, one.body.size, one.refs) for one in new])
+    pieces: list[tuple[int, int, bytes]] = []
     waiting = 0
     for one in new:
         for number, data in enumerate(one.body.pieces(CHUNK)):
-            pieces.append({"content": one.id, "number": number, "data": data})
+            pieces.append((one.id, number, data))
             waiting += len(data)
             if waiting >= BATCH:
-                connection.execute(_ADD_CHUNK, pieces)
+                run(connection, _ADD_CHUNK, pieces)
                 pieces, waiting = [], 0
-    if pieces:
-        connection.execute(_ADD_CHUNK, pieces)
+    run(connection, _ADD_CHUNK, pieces)
 
 
 def share(connection: Connection, uses: Mapping[int, int]) -> None:

@@ -26,6 +26,7 @@ def end(
     serials = [row.serial for row in rows]
     values = {"state": state, "changed": now, "due": now + keep, "content": None, "head": None}
     connection.execute(update(posts).where(posts.c.serial.in_(serials)).values(values))
+    tallies.usage_of(connection, {row.sender for row in rows})  # locked before the contents, as by who stores
     freed = contents.release(connection, Counter(row.content for row in rows))
     for row in rows:
         freed[row.sender] += len(row.head)

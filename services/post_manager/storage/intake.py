@@ -4,17 +4,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection
 
 from services.post_manager.storage import contents, nonces, serials, tallies
 from services.post_manager.storage.contents import Body, Key
 from services.post_manager.storage.nonces import Nonce
 from services.post_manager.storage.schema import WAITING, posts
+from services.post_manager.storage.statements import fetch, insert, run
 
-_OWNERS = select(posts.c.id, posts.c.sender, posts.c.recipient, posts.c.address).where(
-    posts.c.id.in_(bindparam("ids", expanding=True))
+_OWNERS = "SELECT id, sender, recipient, address FROM posts WHERE id IN ({})"
+_INSERT = insert(
+    posts,
+    *("serial", "id", "state", "sender", "sender_address", "recipient", "address"),
+    *("size", "stored", "changed", "expires", "due", "content", "head"),
 )
-_INSERT = insert(posts)
 
 Owner = tuple[str, str, str]  # sender, recipient, the recipient's address
 
@@ -103,10 +106,9 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Use:
-    """A body that accepted posts need: where it comes from, how many they are, and which is the first of them."""
+    """A body that accepted posts need: where it comes from, and how many they are."""
 
     body: Body
-    first: int
     posts: int = 0
 
 
@@ -143,49 +145,28 @@ class _Judge:
         total.octets += octets
         total.more_posts += 1
         total.more_octets += octets
-        self.uses.setdefault(key, _Use(request.body(post), len(self.accepted))).posts += 1
+        self.uses.setdefault(key, _Use(request.body(post))).posts += 1
         self._owners[post.id] = owner
         self.accepted.append((request, post))
         return None
 
 
 def _owners(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, Owner]:
-    rows = connection.execute(_OWNERS, {"ids": list(ids)})
+    rows = fetch(connection, _OWNERS, ((post_id,) for post_id in ids))
     return {post_id: (sender, recipient, address) for post_id, sender, recipient, address in rows}
 
 
 def _write(connection: Connection, judge: _Judge) -> None:
     accepted = judge.accepted
-    serial = serials.take(connection, len(accepted), max(request.now for request, _ in accepted))
+    now = max(request.now for request, _ in accepted)
     content_ids = dict(judge.known)
     added: list[contents.New] = []
     for key, use in judge.uses.items():
         if key not in judge.known:
-            # Serials are never used twice, so a content can have that of the first post it belongs to.
-            content_ids[key] = serial + use.first
+            content_ids[key] = contents.new_id(now)
             added.append(contents.New(content_ids[key], key, use.body, use.posts))
     contents.add(connection, added)
     contents.share(connection, {judge.known[key]: use.posts for key, use in judge.uses.items() if key in judge.known})
-    rows = [
-        {
-            "serial": serial + index,
-            "id": post.id,
-            "state": WAITING,
-            "sender": request.sender.fingerprint,
-            "sender_address": request.sender.address,
-            "recipient": post.recipient,
-            "address": post.address,
-            "size": len(post.head) + request.body(post).size,
-            "stored": request.now,
-            "changed": request.now,
-            "expires": request.now + request.terms.lifetime,
-            "due": request.now + request.terms.lifetime,
-            "content": content_ids[request.key(post)],
-            "head": post.head,
-        }
-        for index, (request, post) in enumerate(accepted)
-    ]
-    connection.execute(_INSERT, rows)
     tallies.add(
         connection,
         Counter((post.recipient, request.sender.fingerprint, request.sender.address) for request, post in accepted),
@@ -193,3 +174,12 @@ def _write(connection: Connection, judge: _Judge) -> None:
     tallies.add_usage(
         connection, {sender: (total.more_posts, total.more_octets) for sender, total in judge.sums.items()}
     )
+    # Serials come last: nobody else gets any until the commit, and a large body takes its time to be written.
+    serial = serials.take(connection, len(accepted), now)
+    rows = []
+    for index, (request, post) in enumerate(accepted):
+        size, expires = len(post.head) + request.body(post).size, request.now + request.terms.lifetime
+        who = request.sender.fingerprint, request.sender.address, post.recipient, post.address
+        times = request.now, request.now, expires, expires
+        rows.append((serial + index, post.id, WAITING, *who, size, *times, content_ids[request.key(post)], post.head))
+    run(connection, _INSERT, rows)
