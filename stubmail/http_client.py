@@ -56,6 +56,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
+    address: str  # the IP address that answered
     _response: requests.Response
 
     def __enter__(self) -> "Answer":
@@ -96,7 +97,7 @@ class HttpClient:
     """
 
     def __init__(self, resolver: Resolver, *, timeout: float = 30.0, ca_file: str | None = None) -> None:
-        self._resolver = resolver
+        self.resolver = resolver
         self._timeout = timeout
         self._verify: str | bool = ca_file or True
         self._local = threading.local()
@@ -106,12 +107,21 @@ class HttpClient:
         return self._request("GET", host, port, path, tls, None, {})
 
     def post(
-        self, host: str, port: int, path: str, body: Body | bytes, media_type: str, *, tls: bool = False
+        self,
+        host: str,
+        port: int,
+        path: str,
+        body: Body | bytes,
+        media_type: str,
+        *,
+        tls: bool = False,
+        fields: Mapping[str, str] | None = None,
     ) -> Answer:
-        """POST a body. Raises as ``get``; no other address is tried once some of the body was sent."""
+        """POST a body, with further header fields. Raises as ``get``; no other address is tried once some of the body
+        was sent."""
         if isinstance(body, bytes):
             body = Body([body])
-        return self._request("POST", host, port, path, tls, body, {"Content-Type": media_type})
+        return self._request("POST", host, port, path, tls, body, {"Content-Type": media_type, **(fields or {})})
 
     def _request(
         self, method: str, host: str, port: int, path: str, tls: bool, body: Body | None, headers: dict[str, str]
@@ -120,7 +130,7 @@ class HttpClient:
         headers["Host"] = name if port == (443 if tls else 80) else f"{name}:{port}"
         headers |= {"Accept-Encoding": "identity", "User-Agent": "stubmail"}
         failure: BaseException | None = None
-        for address in self._resolver.addresses(host):
+        for address in self.resolver.addresses(host):
             url = f"{'https' if tls else 'http'}://{_bracketed(address)}:{port}{path}"
             if body is not None:
                 body.begun = False
@@ -138,7 +148,7 @@ class HttpClient:
                     raise TemporaryError("4.4.2", f"{host} does not answer: {_reason(error)}") from error
                 failure = error
             else:
-                return Answer(response.status_code, response.headers, response)
+                return Answer(response.status_code, response.headers, address, response)
         raise TemporaryError("4.4.1", f"cannot reach {host} port {port}: {_reason(failure)}") from failure
 
     def _adapter(self, tls_host: str) -> "_Adapter":

@@ -23,6 +23,13 @@ class StoreRefused(PermanentError):
         self.reason = reason
 
 
+class TokenWanted(TemporaryError):
+    """The store answers only those who asked over UDP before (protocol.md §6.4)."""
+
+    def __init__(self) -> None:
+        super().__init__("4.7.0", "the store wants a token, and does not take the one it gave")
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What an ``open`` bought: the cookie and the keys are octets, ``expires`` is Unix time (§5.1).
@@ -106,6 +113,8 @@ def refusal(status: int, data: bytes) -> StoreRefused | TemporaryError:
     """Return the error that a JSON answer with a status other than 200 stands for (protocol.md §4.4)."""
     members = json_object(data)
     code, message = str(members.get("error"))[:40], _sentence(members.get("message"))
+    if code == "token":
+        return TokenWanted()
     if code in request.RETRYABLE or code not in request.STATUS or status >= 500:
         return TemporaryError("4.3.0", f"the store refused for now ({code}): {message}")
     return StoreRefused(code, message)

@@ -23,6 +23,7 @@ from stubmail.store_answers import (
     Result,
     Session,
     StoreRefused,
+    TokenWanted,
     json_object,
     parse_listing,
     parse_outbox,
@@ -30,6 +31,7 @@ from stubmail.store_answers import (
     parse_session,
     refusal,
 )
+from stubmail.store_token import StoreToken
 
 RENEW_SECONDS = 60  # a session this close to its end is not used any more
 MAX_BATCH = 400  # posts in one store request: as many of the longest addresses fit into it (§9)
@@ -51,8 +53,8 @@ class NewPost:
 class StoreClient:
     """Talks to one store as one identity; opens its session when it needs one.
 
-    Every operation raises TemporaryError when trying again later may help, StoreRefused when it will not. One instance
-    is for one thread at a time.
+    Every operation raises TemporaryError when trying again later may help, StoreRefused when it will not. When the
+    store wants a token, its domain's UDP port is asked for one. One instance is for one thread at a time.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class StoreClient:
         self._address = address
         self._clock = clock
         self._session: Session | None = None
+        self._token = StoreToken(http.resolver, store.domain or address.domain, clock)
 
     @property
     def session(self) -> Session:
@@ -207,20 +210,33 @@ class StoreClient:
         return self._post([("request", data), ("mac", mac), *(("part", part) for part in parts)])
 
     def _post(self, parts: Sequence[tuple[str, bytes]]) -> Answer:
+        """Send a request; once more, with a new token, when the store wants one: it has not looked at the request."""
+        answer = self._send_parts(parts)
+        if answer.status == 200:
+            return answer
+        with answer:
+            error = _refused(answer)
+        if not isinstance(error, TokenWanted):
+            raise error
+        self._token.renew(answer.address)
+        answer = self._send_parts(parts)
+        if answer.status != 200:
+            with answer:
+                raise _refused(answer)
+        return answer
+
+    def _send_parts(self, parts: Sequence[tuple[str, bytes]]) -> Answer:
         boundary = secrets.token_hex(16)
         store = self.store_record
-        answer = self._http.post(
+        return self._http.post(
             store.host,
             store.port,
             "/" + store.prefix,
             Body(_multipart(parts, boundary)),
             f"multipart/form-data; boundary={boundary}",
             tls=store.port == 443,
+            fields=self._token.fields(),
         )
-        if answer.status != 200:
-            with answer:
-                raise _refused(answer)
-        return answer
 
 
 def _twice(attempt: Callable[[], T]) -> T:

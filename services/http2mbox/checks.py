@@ -10,9 +10,8 @@ from typing import Any
 
 from stubmail.cookies import Cookie
 from stubmail.datagram import DatagramError, Unknown, Waiting, answer_from_wire, check_to_wire
+from stubmail.udp_question import PATIENCE, TRIES
 
-PATIENCE = 1.0  # seconds, protocol.md §6.5
-TRIES = 2
 BUFFER = 2**20  # octets, for the answers to a round that come at once
 _NONCE = slice(8, 24)  # of an answer as of a check
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from stubmail.dns.records import (
@@ -107,7 +107,7 @@ def assess(
         domain,
         tuple(record.target for record in in_order(checks.records, rng)),
         tuple(record.target for record in in_order(keys.records, rng)),
-        tuple(record.target for record in in_order(stores.records, rng)),
+        tuple(replace(record.target, domain=domain) for record in in_order(stores.records, rng)),
     )
 
 

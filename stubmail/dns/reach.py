@@ -3,14 +3,15 @@
 import secrets
 import socket
 from dataclasses import dataclass
+from functools import partial
 
 from stubmail import datagram
-from stubmail.datagram import CHECK_SIZE, DatagramError
+from stubmail.datagram import DatagramError
 from stubmail.discovery import Resolver, StubDomain
 from stubmail.errors import TemporaryError
+from stubmail.udp_question import TRIES, ask
 
 TIMEOUT = 3.0  # seconds for one address
-TRIES = 2  # a datagram may be lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +51,12 @@ def _connect(address: str, port: int) -> str:
 
 
 def _check(address: str, port: int) -> str:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     nonce = secrets.token_bytes(16)
     question = datagram.check_to_wire(secrets.token_bytes(16), nonce, secrets.token_bytes(32))
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as client:
-            client.settimeout(TIMEOUT / TRIES)
-            client.connect((address, port))
-            for _ in range(TRIES):
-                client.send(question)
-                try:
-                    datagram.answer_from_wire(client.recv(CHECK_SIZE), nonce, b"")
-                except TimeoutError:
-                    continue
-                return ""
+        read = partial(datagram.answer_from_wire, nonce=nonce, key=b"")
+        if ask(address, port, question, read, TIMEOUT / TRIES) is not None:
+            return ""
     except DatagramError:
         return "answers, but not as a store does"
     except OSError as error:

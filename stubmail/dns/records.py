@@ -8,7 +8,7 @@ _post._tcp.DOMAIN  TXT  "pri weight port host prefix"   the store's URL; port 44
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,11 +49,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where a domain's post_manager answers; ``prefix`` is the URL's path without its first slash."""
+    """Where a domain's post_manager answers; ``prefix`` is the URL's path without its first slash.
+
+    ``domain`` is whose it is, as far as that is known.
+    """
 
     host: str
     port: int
     prefix: str
+    domain: str = field(default="", compare=False)
 
     @property
     def url(self) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from stubmail.errors import TemporaryError
 from stubmail.http_client import Body, ConnectionLost
 from stubmail.openpgp import Certificate, Identity, OpenPGPError, Unsealed
+from tests.support.fakes import FakeResolver
+from tests.support.ports import LOOPBACK
 
 HOST, PORT, PREFIX = "post.alpha.example", 8080, "cgi-bin/post_manager"
 NOW = 1_795_251_600
@@ -53,6 +55,7 @@ class CannedAnswer:
     cuts: int = 7
     broken: bool = False
     closed: bool = False
+    address: str = LOOPBACK
 
     def __enter__(self) -> "CannedAnswer":
         return self
@@ -101,9 +104,22 @@ class ScriptedStore:
     contents: dict[str, bytes] = field(default_factory=dict)
     answers: list[CannedAnswer] = field(default_factory=list)
     nonces: set[str] = field(default_factory=set)
+    fields: list[dict[str, str]] = field(default_factory=list)  # further header fields of each request
+    resolver: FakeResolver = field(default_factory=FakeResolver)
 
-    def post(self, host: str, port: int, path: str, body: Body, media_type: str, *, tls: bool = False) -> CannedAnswer:
+    def post(
+        self,
+        host: str,
+        port: int,
+        path: str,
+        body: Body,
+        media_type: str,
+        *,
+        tls: bool = False,
+        fields: Mapping[str, str] | None = None,
+    ) -> CannedAnswer:
         """As HttpClient.post."""
+        self.fields.append(dict(fields or {}))
         assert (host, port, path, tls) == (HOST, PORT, "/" + PREFIX, False)
         data = b"".join(body)
         assert len(body) == len(data)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from stubmail.address import Address
-from stubmail.discovery import Store
+from stubmail.datagram import Token, token_request_from_wire, token_to_wire
+from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import TemporaryError
 from stubmail.frames import ABSENT, CONTENT, END, Frame
 from stubmail.http_client import ConnectionLost, HttpClient
@@ -32,6 +33,7 @@ from tests.support.scripted_store import (
     answer,
     refusal,
 )
+from tests.support.udp_server import udp_server
 
 ALICE = Address.parse("alice@alpha.example")
 BOB = Address.parse("bob@beta.example")
@@ -401,7 +403,9 @@ def test_https_on_port_443(store: ScriptedStore) -> None:
     seen: list[bool] = []
 
     class Http:
-        def post(self, *_: object, tls: bool) -> None:
+        resolver = FakeResolver()
+
+        def post(self, *_: object, tls: bool, fields: object) -> None:
             seen.append(tls)
             raise TemporaryError("4.4.1", "no")
 
@@ -409,3 +413,50 @@ def test_https_on_port_443(store: ScriptedStore) -> None:
         with pytest.raises(TemporaryError):
             StoreClient(Http(), Store(HOST, port, PREFIX), store.identity, ALICE).open()  # type: ignore[arg-type]
     assert seen == [True, False]
+
+
+# A store that wants tokens
+
+
+class Offering(FakeResolver):
+    """A resolver that knows where alpha.example gives tokens."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+
+    def discover(self, domain: str) -> StubDomain | None:
+        """As stubmail.discovery.Resolver.discover."""
+        assert domain == "alpha.example"
+        return StubDomain(domain, (Target("udp.example", self._port),), (), ())
+
+
+def give(data: bytes) -> list[bytes]:
+    return [token_to_wire(token_request_from_wire(data), Token(bytes(range(20)), 400))]
+
+
+def test_a_token_is_got_when_the_store_wants_one(store: ScriptedStore) -> None:
+    with udp_server(give) as server:
+        store.resolver = Offering(server.port)
+        client = StoreClient(store, Store(HOST, PORT, PREFIX), store.identity, ALICE, clock=lambda: store.now)  # type: ignore[arg-type]
+        client.ack([])
+        assert store.fields == [{}, {}]
+        store.script = [refusal(403, "token")]
+        client.ack([])
+        client.ack([])
+    token = {"Stub-Token": bytes(range(20)).hex()}
+    assert store.fields == [{}, {}, {}, token, token]
+    assert store.ops() == ["open", "ack", "ack", "ack", "ack"]
+    assert len(server.asked) == 1
+    assert all(given.closed for given in store.answers)
+
+
+def test_a_store_that_is_never_content_is_asked_twice(store: ScriptedStore) -> None:
+    with udp_server(give) as server:
+        store.resolver = Offering(server.port)
+        client = StoreClient(store, Store(HOST, PORT, PREFIX), store.identity, ALICE, clock=lambda: store.now)  # type: ignore[arg-type]
+        store.script = [refusal(403, "token"), refusal(403, "token")]
+        with pytest.raises(TemporaryError, match="wants a token"):
+            client.open()
+    assert store.ops() == ["open", "open"]
+    assert len(server.asked) == 1
