@@ -1,4 +1,4 @@
-"""How many 5 KB posts a second the store takes over HTTP, each durable before its answer, next to a form thrown away."""
+"""How many 5 KB posts a second the store takes over HTTP, each durable first, next to a form that is thrown away."""
 
 import contextlib
 import secrets
@@ -11,7 +11,7 @@ from bench.store_house import THREADS, WORKERS, House, Server
 from bench.table import ROUNDS, interleave, show
 
 SIZE = 5_000
-REQUESTS = 8_000  # a round
+REQUESTS = 4_000  # a round
 CONNECTIONS = 16
 SENDERS = 16
 

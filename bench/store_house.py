@@ -25,7 +25,7 @@ from stubmail.request import Part, Request, mac
 HOST = "post.alpha.example"
 ADDRESS = "127.0.0.1"
 WORKERS, THREADS = 2, 16
-_LISTENING = re.compile(r" listening address=127\.0\.0\.1:(\d+)")
+_LISTENING = re.compile(r"Z (?:post_manager|null) info - listening address=127\.0\.0\.1:(\d+)")
 _BOUNDARY = "5d4c6b7a8f9e0d1c2b3a495867768594"
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -110,7 +110,7 @@ class House:
     def session(self, fingerprint: str) -> sessions.Session:
         """Open a session as the store does."""
         now = int(time.time())
-        session, cookie = sessions.new_session(fingerprint, address_of(fingerprint), now)
+        session, cookie = sessions.new_session(fingerprint, address_of(fingerprint), now, secrets.token_bytes(16))
         with self.open() as database:
             sessions.save(database, session, cookie, now)
         return session
@@ -173,7 +173,7 @@ def request(
     session: sessions.Session, op: str, members: Mapping[str, Any], parts: Sequence[bytes] = (), **spoil: Any
 ) -> bytes:
     """Return an HTTP request with the session's MAC; ``spoil`` changes fields of the Request."""
-    fields = {
+    fields: dict[str, Any] = {
         "op": op,
         "host": HOST,
         "time": int(time.time()),

@@ -129,7 +129,7 @@ def test_what_is_no_request_is_malformed(store: Store, parts: list[tuple[str, by
 )
 def test_every_member_is_checked(bob: Talker, spoil: dict[str, Any], expected: str) -> None:
     assert send_list(bob, **spoil) == expected
-    assert bob.store.counters[f"refused {expected}"] == (expected != "ok")
+    assert expected == "ok" or bob.store.counters[f"refused {expected}"] == 1
 
 
 def test_clock_skew_says_by_how_much(bob: Talker) -> None:
@@ -278,13 +278,14 @@ def test_rates_are_per_network_and_per_client(tmp_path: Path) -> None:
         burst = BURST_SECONDS
         assert [ask(bob, f"2001:db8:{number:x}::1") for number in range(burst + 1)] == ["ok"] * burst + ["rate"]
         assert ask(alice, "2001:db8:1::1") == "ok"
-        assert [ask(alice, "192.0.2.1") for _ in range(burst)] == ["ok"] * (burst - 1) + ["rate"]
+        # She has an account, whose rate goes over all her sessions: opening this one counts as well.
+        assert [ask(alice, "192.0.2.1") for _ in range(burst)] == ["ok"] * (burst - 2) + ["rate"] * 2
         store.clock.now += 3
         assert ask(bob, "192.0.2.7") == "ok"
         # One /64 is one peer, and what is refused counts as well.
         answers = [send_from(store, f"2001:db8:ffff::{number:x}") for number in range(2 * burst + 3)]
         assert answers == ["session"] * 2 * burst + ["rate"] * 3
-        assert store.counters["refused rate"] == 5
+        assert store.counters["refused rate"] == 6
 
 
 def send_from(store: Store, address: str) -> str:

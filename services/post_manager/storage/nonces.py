@@ -11,7 +11,6 @@ from services.post_manager.storage.schema import nonces
 from services.post_manager.storage.statements import insert_new
 
 _SEEN = select(nonces.c.time).where(nonces.c.client == bindparam("client"), nonces.c.nonce == bindparam("nonce"))
-_INSERT = insert_new(nonces)
 
 
 T = TypeVar("T")
@@ -43,8 +42,7 @@ def remember(database: Database, nonce: Nonce) -> bool:
 
 def use(connection: Connection, wanted: Sequence[Nonce]) -> list[bool]:
     """Note these nonces in the transaction that also does what they came for; tell for each whether it is new."""
-    rows = [{"client": nonce.client, "nonce": nonce.nonce, "time": nonce.time} for nonce in wanted]
-    new = _INSERT(connection, rows)
+    new = insert_new(connection, nonces, [(nonce.client, nonce.nonce, nonce.time) for nonce in wanted])
     verdicts = []
     for nonce in wanted:
         key = nonce.client, nonce.nonce

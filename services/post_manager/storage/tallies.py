@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, update
 
 from services.post_manager.storage.schema import tallies, usage
-from services.post_manager.storage.statements import insert_or_add
+from services.post_manager.storage.statements import fetch, insert_or_add, run
 
 Pair = tuple[str, str, str]  # recipient, sender, the sender's address
 Sum = tuple[int, int]  # how many posts of a sender wait, and how many octets they take in the database
@@ -25,24 +25,14 @@ _TAKE_USAGE = (
     .where(usage.c.sender == bindparam("s"))
     .values(posts=usage.c.posts - bindparam("n"), octets=usage.c.octets - bindparam("o"))
 )
-_USAGE = (
-    select(usage.c.sender, usage.c.posts, usage.c.octets)
-    .where(usage.c.sender.in_(bindparam("senders", expanding=True)))
-    .order_by(usage.c.sender)
-    .with_for_update()
-)
+_USAGE = "SELECT sender, posts, octets FROM usage WHERE sender IN ({}) ORDER BY sender"
 
 # All of these go through their rows in the same order, so that two transactions never wait for each other.
 
 
 def add(connection: Connection, counts: Mapping[Pair, int]) -> None:
     """Count more posts that wait."""
-    rows = [
-        {"recipient": recipient, "sender": sender, "address": address, "posts": number}
-        for (recipient, sender, address), number in sorted(counts.items())
-    ]
-    if rows:
-        connection.execute(_ADD, rows)
+    run(connection, _ADD, [(*pair, number) for pair, number in sorted(counts.items())])
 
 
 def take(connection: Connection, counts: Mapping[Pair, int]) -> None:
@@ -58,15 +48,13 @@ def take(connection: Connection, counts: Mapping[Pair, int]) -> None:
 
 def usage_of(connection: Connection, senders: Iterable[str]) -> dict[str, Sum]:
     """Return the sums of these senders; those for whom nothing waits may be missing."""
-    rows = connection.execute(_USAGE, {"senders": list(senders)})
+    rows = fetch(connection, _USAGE, ((sender,) for sender in senders), lock=True)
     return {sender: (number, octets) for sender, number, octets in rows}
 
 
 def add_usage(connection: Connection, sums: Mapping[str, Sum]) -> None:
     """Count posts and octets to their senders' usage."""
-    rows = [{"sender": sender, "posts": number, "octets": octets} for sender, (number, octets) in sorted(sums.items())]
-    if rows:
-        connection.execute(_ADD_USAGE, rows)
+    run(connection, _ADD_USAGE, [(sender, *total) for sender, total in sorted(sums.items())])
 
 
 def take_usage(connection: Connection, number: Counter[str], octets: Counter[str]) -> None:
