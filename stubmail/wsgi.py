@@ -56,7 +56,8 @@ def serve(
     ``draining`` becomes true with SIGTERM, in all workers, and ``notice`` seconds later no connection is accepted any
     more. The listener is gunicorn's from here on.
     """
-    DrainingArbiter(_Server(make_app, listener.detach(), settings), draining or Draining(), notice).run()
+    draining = Draining() if draining is None else draining  # not "or": it is false, for now
+    DrainingArbiter(_Server(make_app, listener.detach(), settings), draining, notice).run()
     raise SystemExit(os.EX_OK)
 
 

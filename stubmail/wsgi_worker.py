@@ -33,6 +33,16 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     patience = 30.0  # seconds for a header, and for any number of octets
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """A worker that ends closes the listening socket at once: with the last one that has it, clients are refused.
+
+        They would wait in the kernel's queue otherwise, for as long as the requests in flight take.
+        """
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
     def handle(self, conn: TConn) -> Any:
         """In a thread: begin to read a request's header. What a client waited for a thread does not count."""
         _deadlines[conn.sock] = time.monotonic() + self.patience

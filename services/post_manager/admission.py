@@ -9,6 +9,7 @@ from pathlib import Path
 
 from services.post_manager.multipart import MAX_HEADERS
 from services.post_manager.parts import Parts
+from services.post_manager.policy import Accounts
 from services.post_manager.rate import Buckets
 from services.post_manager.session_cache import SessionCache
 from services.post_manager.storage import nonces
@@ -16,6 +17,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.sessions import Session
 from services.post_manager.upload import open_upload
+from stubmail.address import Address
 from stubmail.limits import network
 from stubmail.openpgp import Certificate, OpenPGPError, verify
 from stubmail.request import (
@@ -66,8 +68,13 @@ class Gate:
         by_network: Buckets,
         by_client: Buckets,
         together: bool = True,
+        accounts: Accounts | None = None,
     ) -> None:
-        """``together``: what requests change is in the same database as their nonces."""
+        """``together``: what requests change is in the same database as their nonces.
+
+        ``accounts`` may have rates of their own; theirs go over all sessions, anybody else's by session.
+        """
+        self._accounts = accounts or Accounts([])
         self._host = host
         self._database = database
         self._incoming = incoming
@@ -90,17 +97,17 @@ class Gate:
         admitted, nonce = self._check(parts, remote)
         with self._only(nonce):
             if admitted.nonce is None:
-                self._remember(nonce)
+                self._remember(nonce, admitted)
             try:
                 yield admitted
             except Replayed:
                 raise _replayed() from None
             except Refusal:
                 if admitted.nonce is not None:  # it is not read again either
-                    self._remember(nonce)
+                    self._remember(nonce, admitted)
                 raise
             if admitted.nonce is not None:
-                self._count(nonce)
+                self._count(nonce, admitted)
 
     @contextlib.contextmanager
     def _only(self, nonce: Nonce) -> Iterator[None]:
@@ -116,15 +123,21 @@ class Gate:
             with self._lock:
                 self._under_way.remove(key)
 
-    def _remember(self, nonce: Nonce) -> None:
+    def _remember(self, nonce: Nonce, admitted: Admitted) -> None:
         if not nonces.remember(self._database, nonce):
             raise _replayed()
-        self._count(nonce)
+        self._count(nonce, admitted)
 
-    def _count(self, nonce: Nonce) -> None:
+    def _count(self, nonce: Nonce, admitted: Admitted) -> None:
         # Only now: nobody can use up another's rate.
+        key, rate = self._bucket(nonce.client, admitted.fingerprint, admitted.address)
         with self._lock:
-            self._by_client.take(nonce.client, nonce.time)
+            self._by_client.take(key, nonce.time, rate)
+
+    def _bucket(self, client: str, fingerprint: str, address: Address | str) -> tuple[str, int | None]:
+        """Return whose rate a client's requests count against, and that rate when it is an account's own."""
+        account = self._accounts.of(fingerprint, address)
+        return (client, None) if account is None else (account.fingerprint, account.rate)
 
     def _check(self, parts: Parts, remote: str) -> tuple[Admitted, Nonce]:
         """Return who asks for what, and the nonce, which nobody has remembered yet: only one that is authentic counts.
@@ -145,10 +158,12 @@ class Gate:
         nonce = Nonce(request.session or request.fingerprint, bytes.fromhex(request.nonce), now)
         if certificate is not None:
             self._refuse_seen(nonce)
-            self._check_rate(network(remote), nonce.client, now)
+            self._check_network_rate(network(remote), now)
+            if request.address is not None:
+                self._check_client_rate(nonce.client, request.fingerprint, request.address, now)
             return self._check_signature(request, data, proof, certificate), nonce
         try:
-            self._check_rate(network(remote), nonce.client, now)
+            self._check_network_rate(network(remote), now)
             session = self._check_mac(request, data, proof, now)
         except Refusal:
             self._refuse_seen(nonce)
@@ -185,12 +200,18 @@ class Gate:
             text = f"your clock is {abs(off)} seconds {'fast' if off > 0 else 'slow'}, {CLOCK_SKEW} are allowed"
             raise Refusal("clock-skew", text)
 
-    def _check_rate(self, peer: str, client: str, now: float) -> None:
+    def _check_network_rate(self, peer: str, now: float) -> None:
         with self._lock:
-            delay = max(self._by_network.delay(peer, now), self._by_client.delay(client, now))
+            delay = self._by_network.delay(peer, now)
             self._by_network.take(peer, now)
-        if delay:
-            raise Refusal("rate", f"too many requests; try again in {delay} seconds", retry_after=delay)
+        _wait(delay)
+
+    def _check_client_rate(self, client: str, fingerprint: str, address: Address | str, now: float) -> None:
+        """A session that does not exist has used up no rate: this may come when it was found."""
+        key, rate = self._bucket(client, fingerprint, address)
+        with self._lock:
+            delay = self._by_client.delay(key, now, rate)
+        _wait(delay)
 
     def _check_signature(self, request: Request, data: bytes, signature: bytes, binary: bytes) -> Admitted:
         if request.address is None:
@@ -213,6 +234,7 @@ class Gate:
         session = self._sessions.find(bytes.fromhex(request.session), now)
         if session is None:
             raise Refusal("session", "there is no such session; open a new one")
+        self._check_client_rate(request.session, session.fingerprint, session.address, now)
         if not hmac.compare_digest(proof, mac(session.secret, data)):
             raise Refusal("mac", "the MAC is not good")
         return session
@@ -222,6 +244,11 @@ def _named(parts: Parts, name: str, most: int) -> bytes:
     if parts.begin() != name:
         raise Refusal("malformed", f"the part {name} is not where it belongs")
     return parts.read(most)
+
+
+def _wait(seconds: int) -> None:
+    if seconds:
+        raise Refusal("rate", f"too many requests; try again in {seconds} seconds", retry_after=seconds)
 
 
 def _replayed() -> Refusal:

@@ -10,17 +10,18 @@ from stubmail.address import Address, AddressError
 from stubmail.settings import ConfigError, load_file
 
 DAY = 86_400  # seconds
-_LIMITS = ("quota_posts", "quota_bytes", "max_post", "lifetime_days")
+LIMITS = ("quota_posts", "quota_bytes", "max_post", "lifetime_days", "rate")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account: who may store, and on which terms."""
+    """One account: who may store, and on which terms; ``rate`` in requests a second over all sessions, 0: any."""
 
     name: str
     address: Address
     fingerprint: str
     terms: Terms
+    rate: int | None = None  # None: what every client may
 
 
 class Accounts:
@@ -28,6 +29,7 @@ class Accounts:
 
     def __init__(self, accounts: list[Account]) -> None:
         self._accounts = {(account.fingerprint, account.address.key): account for account in accounts}
+        self._fingerprints = frozenset(account.fingerprint for account in accounts)
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -39,14 +41,24 @@ class Accounts:
         """Return the account with this fingerprint and this address, whose key (Address.key) is given."""
         return self._accounts.get((fingerprint, address))
 
+    def of(self, fingerprint: str, address: Address | str) -> Account | None:
+        """Return the account of somebody who has shown to be this; most are no account, and that is seen at once."""
+        if fingerprint not in self._fingerprints:
+            return None
+        return self.find(fingerprint, (Address.parse(address) if isinstance(address, str) else address).key)
+
 
 def load_accounts(path: Path, defaults: Terms) -> Accounts:
     """Read an accounts file; what an account leaves out is taken from ``defaults``. Raises ConfigError.
 
     A table for each account: ``[accounts.alice]`` with ``address`` and ``fingerprint``, and if need be
-    ``quota_posts``, ``quota_bytes``, ``max_post`` (octets) and ``lifetime_days``.
+    ``quota_posts``, ``quota_bytes``, ``max_post`` (octets), ``lifetime_days`` and ``rate`` (requests a second).
     """
-    data = load_file(path)
+    return parse_accounts(path, load_file(path), defaults)
+
+
+def parse_accounts(path: Path, data: Mapping[str, Any], defaults: Terms) -> Accounts:
+    """Return the accounts of a file that was read already; ``path`` is for the error. Raises ConfigError."""
     tables = data.get("accounts", {})
     if set(data) - {"accounts"} or not isinstance(tables, Mapping):
         raise ConfigError(f"{path} may hold nothing but tables such as [accounts.alice]")
@@ -63,13 +75,13 @@ def _parse(path: Path, name: str, table: Any, defaults: Terms) -> Account:
     where = f"{path}: [accounts.{name}]"
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} must be a table")
-    known = ("address", "fingerprint", *_LIMITS)
+    known = ("address", "fingerprint", *LIMITS)
     if unknown := sorted(set(table) - set(known)):
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
     for key in ("address", "fingerprint"):
         if not isinstance(table.get(key), str):
             raise ConfigError(f"{where} needs a text {key}")
-    for key in _LIMITS:
+    for key in LIMITS:
         value = table.get(key, 1)
         if type(value) is not int or not (key == "lifetime_days") <= value < 2**40:
             raise ConfigError(f"{where}: {key} must be a whole number")
@@ -83,7 +95,7 @@ def _parse(path: Path, name: str, table: Any, defaults: Terms) -> Account:
         max_post=min(table.get("max_post", defaults.max_post), defaults.max_post),
         lifetime=table["lifetime_days"] * DAY if "lifetime_days" in table else defaults.lifetime,
     )
-    return Account(name, address, _fingerprint(where, table["fingerprint"]), terms)
+    return Account(name, address, _fingerprint(where, table["fingerprint"]), terms, table.get("rate"))
 
 
 def _fingerprint(where: str, text: str) -> str:
