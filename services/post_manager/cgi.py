@@ -6,13 +6,14 @@ Rates, and how many of these run at once, are the web server's to limit. ``post_
 """
 
 import contextlib
+import io
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.handlers import CGIHandler
 
 from services.post_manager import daemon, directory, service
@@ -26,6 +27,11 @@ from services.post_manager.storage.errors import Conflict, StorageError
 from stubmail import log, settings
 from stubmail.errors import Exit
 from stubmail.request import Refusal
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_PIECE = 65_536  # octets
 
 _log = logging.getLogger("post_manager.cgi")
 
@@ -44,8 +50,7 @@ def main() -> None:
         database = _open_database(section)
     except (Exit, OSError) as error:
         log.event(_log, "failed", level=logging.CRITICAL, error=error)
-        CGIHandler().run(_unavailable)
-        _hang_up()
+        _answer(_unavailable)
         sys.exit(error.status if isinstance(error, Exit) else os.EX_OSERR)
     with contextlib.closing(database):
         served = _see_to_udp(section, config)
@@ -55,8 +60,7 @@ def main() -> None:
             environ |= {"SCRIPT_NAME": "", "PATH_INFO": f"/{section.prefix}"}
             return app(environ, start_response)
 
-        CGIHandler().run(at_the_url)
-        _hang_up()
+        _answer(at_the_url)
         if not served:
             _do_chores(section, database)
 
@@ -77,10 +81,36 @@ def _see_to_udp(section: PostManager, config: Path) -> bool:
     return False
 
 
-def _hang_up() -> None:
-    """The answer is whole: from here on, nobody waits for this process."""
-    with contextlib.suppress(BrokenPipeError):
+class _Body(io.RawIOBase):
+    """Standard input, never beyond the length that the web server gives (RFC 3875 §4.2)."""
+
+    def __init__(self, length: str) -> None:
+        self._left = int(length[:20]) if length.isascii() and length.isdigit() else 0
+
+    def readable(self) -> bool:
+        """For io.BufferedReader."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Wait for some octets; none at the end."""
+        view = memoryview(buffer)
+        data = os.read(sys.stdin.fileno(), min(len(view), self._left))
+        view[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+
+def _answer(app: Callable[..., Iterable[bytes]]) -> None:
+    """Run one request; then nobody waits for this process any more, whatever it goes on to do."""
+    body = io.BufferedReader(_Body(os.environ.get("CONTENT_LENGTH", "")), _PIECE)
+    handler = CGIHandler()
+    handler.stdin = body
+    handler.run(app)
+    with contextlib.suppress(OSError):  # the client has gone
         sys.stdout.flush()
+        # Apache's mod_cgid has one socket for both directions: closed with octets unread, it takes back the answer.
+        while body.read(_PIECE):
+            pass
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

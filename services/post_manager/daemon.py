@@ -43,7 +43,9 @@ def ensure(spool: Path, config: Path) -> bool:
             if _read(descriptor) == FAILED and 0 <= time.time() - status.st_mtime < RETRY_SECONDS:
                 return False
             note(descriptor, "")
-            log.event(_log, "started", pid=_start(spool, config, descriptor))
+            pid = _start(spool, config, descriptor)
+            note(descriptor, str(pid))
+            log.event(_log, "started", pid=pid)
             return True
     except OSError as error:  # clients go on over HTTP (protocol.md §6.5)
         log.event(_log, "failed", level=logging.ERROR, error=f"no process for UDP: {error}")
@@ -58,7 +60,7 @@ def stop(spool: Path) -> int | None:
     with _locked(path) as descriptor:
         if descriptor is not None:
             return None
-    # Whoever holds the lock wrote this, or is about to.
+    # Whoever holds the lock is this one, or is about to write it.
     text = path.read_text().strip()
     if not text.isdigit():
         return None

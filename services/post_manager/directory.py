@@ -1,6 +1,7 @@
 """The spool directory: this user's alone, with the database and what is being received (seeds: README)."""
 
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -39,9 +40,17 @@ def _own(path: Path, what: str) -> None:
     except OSError as error:
         raise Exit(os.EX_CANTCREAT, f"{what} {path} cannot be made: {error.strerror}") from error
     if status.st_uid != os.geteuid():
-        text = f"{what} {path} belongs to user {status.st_uid}, but this process runs as user {os.geteuid()}"
-        raise Exit(os.EX_NOPERM, f"{text}; run it as the owner, or give it a directory of its own")
+        own = _name(os.geteuid())
+        text = f"{what} {path} belongs to user {_name(status.st_uid)}, but this process runs as user {own}"
+        raise Exit(os.EX_NOPERM, f"{text}; run it as the owner, or as root: chown -R {own} {path}")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise Exit(os.EX_CONFIG, f"{what} {path} can be entered by other users; run: chmod 700 {path}")
     if not os.access(path, os.W_OK | os.X_OK):
         raise Exit(os.EX_NOPERM, f"{what} {path} cannot be written to")
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

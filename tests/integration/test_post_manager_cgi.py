@@ -127,7 +127,7 @@ def test_a_spool_of_another_user_is_a_clear_message(store: CgiStore) -> None:
     os.chown(store.spool, 12345, 12345)
     response = store.post(b"")
     assert (response.status_code, response.get_json()["error"]) == (503, "unavailable")
-    assert "belongs to user 12345, but this process runs as user 0" in store.text()
+    assert "belongs to user 12345, but this process runs as user root" in store.text()
     assert str(store.spool) not in response.data.decode()
 
 
