@@ -11,6 +11,7 @@ from services.post_manager import directory, service
 from services.post_manager.commands.backup import backup
 from services.post_manager.commands.cgi_stop import cgi_stop
 from services.post_manager.commands.export import export
+from services.post_manager.commands.migrate import migrate
 from services.post_manager.commands.restore import restore
 from services.post_manager.commands.verify import verify
 from services.post_manager.policy import load_accounts
@@ -94,7 +95,7 @@ def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
 
 
-for command in (backup, cgi_stop, export, restore, verify):
+for command in (backup, cgi_stop, export, migrate, restore, verify):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -38,8 +38,10 @@ def read(config: Path, *, sample: bool = True) -> tuple[PostManager, str]:
     return section, section.host_of(domain)
 
 
-def open_database(section: PostManager, connections: int, *, prepare: bool = False) -> Database:
+def open_database(section: PostManager, connections: int, *, prepare: bool = False, moved: bool = False) -> Database:
     """Open the database and see that its tables can be used; ``prepare`` makes or migrates them first.
+
+    ``moved``: also one that says of itself that no store is to be run on it.
 
     A file that is damaged is left as it is: what can be read of it is, and each operation that cannot be done raises
     StorageError. Raises Exit with one sentence.
@@ -56,7 +58,7 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
     except ImportError as error:
         raise ConfigError(f"[post_manager] database needs a driver that is not installed: {error.name}") from error
     try:
-        _look(database, prepare)
+        _look(database, prepare, moved)
     except StorageError as error:
         if path is not None and damage.is_marked(path):
             database.reopen()
@@ -72,9 +74,10 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
     return database
 
 
-def _look(database: Database, prepare: bool) -> None:
-    with database.read() as connection:
-        marks.refuse_marked(connection)
+def _look(database: Database, prepare: bool, moved: bool) -> None:
+    if not moved:
+        with database.read() as connection:
+            marks.refuse_marked(connection)
     if prepare and not database.read_only:
         schema.prepare(database)
     else:

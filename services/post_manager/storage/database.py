@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, Pool
 
-from services.post_manager.storage import damage
+from services.post_manager.storage import damage, hold
 from services.post_manager.storage.engines import (
     DURABLE,
     MODE,
@@ -19,7 +19,13 @@ from services.post_manager.storage.engines import (
     sqlite_engine,
     sqlite_path,
 )
-from services.post_manager.storage.errors import Conflict, StorageDamaged, StorageReadOnly, translated
+from services.post_manager.storage.errors import (
+    Conflict,
+    StorageDamaged,
+    StorageError,
+    StorageReadOnly,
+    translated,
+)
 from services.post_manager.storage.group import Do, Group
 from services.post_manager.storage.turn import Turn
 
@@ -72,7 +78,27 @@ class Database:
         ``durable=False`` is for what may be forgotten when the machine loses power, though not when a process dies.
         Raises StorageError, or Conflict when a row was put there by another meanwhile.
         """
-        mode = DURABLE if durable else RELAXED
+        if self._path is not None and hold.is_held(self._path):
+            raise StorageError("the database is being moved elsewhere")
+        with self._write(DURABLE if durable else RELAXED) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Connection]:
+        """A transaction like those of ``write`` that may last: of an SQLite file, others are refused at once meanwhile.
+
+        Raises StorageError, also when another process does the same.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._path is not None:
+                try:
+                    stack.enter_context(hold.holding(self._path))
+                except BlockingIOError:
+                    raise StorageError("the database is being moved elsewhere") from None
+            yield stack.enter_context(self._write(DURABLE))
+
+    @contextlib.contextmanager
+    def _write(self, mode: str) -> Iterator[Connection]:
         turn = self._turn or contextlib.nullcontext()
         with translated(self._found_damaged), turn, self._connect(mode) as connection, connection.begin():
             yield connection

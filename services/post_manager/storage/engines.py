@@ -73,12 +73,11 @@ def sqlite_engine(url: str, connections: int) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # transactions begin below, not at the driver's discretion
-        for statement in (
-            f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}",
-            "PRAGMA auto_vacuum = INCREMENTAL",  # has an effect on a new file only
-            "PRAGMA journal_mode = WAL",
-            f"PRAGMA cache_size = -{_CACHE_KIB}",
-        ):
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}").close()
+        # It has an effect on a new file only; on any other it would wait for whoever writes just now.
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()
+        for statement in ("PRAGMA journal_mode = WAL", f"PRAGMA cache_size = -{_CACHE_KIB}"):
             connection.execute(statement).close()
 
     @event.listens_for(engine, "begin")

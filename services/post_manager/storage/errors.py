@@ -45,6 +45,8 @@ def translated(on_damage: Callable[[StorageDamaged], None] = lambda error: None)
     try:
         yield
     except IntegrityError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+            raise StorageError(f"the database: {error.orig}") from error  # a mark refuses it (storage/moving.py)
         raise Conflict from error
     except DBAPIError as error:
         meant = _translate(error)

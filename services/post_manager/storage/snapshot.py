@@ -139,9 +139,9 @@ def file_snapshot(path: Path) -> Iterator[Snapshot]:
 def held(database: Database) -> Iterator[Snapshot]:
     """A database that nobody else can write posts to until the block ends; what the block writes is then committed.
 
-    Those who wait to write give up after a while: their stores answer 503. Raises StorageError.
+    Those who try are refused, at once or after a while: their stores answer 503. Raises StorageError.
     """
-    with database.write() as connection:
+    with database.hold() as connection:
         if _take_time(connection):
             connection.exec_driver_sql(f"LOCK TABLE {_HELD} IN EXCLUSIVE MODE")
         yield Snapshot(connection)
