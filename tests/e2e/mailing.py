@@ -62,7 +62,7 @@ class Stream(threading.Thread):
         try:
             while not self._stopping.wait(PAUSE) and len(self.accepted) < MOST:
                 subject = f"{self.name} {len(self.accepted):04}"
-                size = self._rng.choice((200, 2_000, 5_000, 20_000, 300_000))
+                size = self._rng.choice((200, 2_000, 5_000, 20_000, 100_000))
                 message = compose_message(self._submitter.sender, self._to, subject, size, self._rng)
                 self._submitter.submit(self._to, message)
                 self.accepted.append(message)
