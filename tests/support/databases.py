@@ -4,7 +4,8 @@ Every test run loads this: what a fixture needs is imported when it is asked for
 """
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,25 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     cluster.drop(name)
 
 
+@pytest.fixture(params=ENGINES)
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """A function that returns the URL of another database each time, with nothing in it."""
+    numbers = itertools.count()
+    if request.param == "sqlite":
+        yield lambda: _file(tmp_path, f"{next(numbers)}.db")
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    made: list[str] = []
+
+    def another() -> str:
+        made.append(cluster.create())
+        return cluster.url(made[-1])
+
+    yield another
+    for name in made:
+        cluster.drop(name)
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator["Database"]:
     """A store's database with its tables, on each engine."""
@@ -80,10 +100,10 @@ def prepared(url: str, connections: int = 4) -> "Database":
     return database
 
 
-def _file(directory: Path) -> str:
+def _file(directory: Path, name: str = "store.db") -> str:
     from services.post_manager.storage.engines import sqlite_url
 
-    return sqlite_url(directory / "store.db")
+    return sqlite_url(directory / name)
 
 
 _FULL = """\
