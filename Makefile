@@ -29,8 +29,8 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter, unit tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -m "not postgresql" tests/unit tests/dialogs
 
-up: ## start the compose network and wait until it is healthy
-	docker compose up --build --wait
+up: ## start the compose network and wait until it is healthy (SCALE=1: alpha's store as three replicas)
+	docker compose $(if $(SCALE),-f docker-compose.yml -f compose.scale.yaml )up --build --wait
 	@cat docs/compose-next.txt
 
 down: ## stop the compose network (docker compose down -v also removes mail and keys)
