@@ -13,6 +13,7 @@ import urllib.parse
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect
+from sqlalchemy.exc import DBAPIError
 
 from services.post_manager.storage import schema
 from services.post_manager.storage.engines import BUSY_SECONDS, sqlite_engine, sqlite_url
@@ -122,6 +123,9 @@ def rescue_engine(path: Path, connections: int) -> Engine:
     def attach(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("ATTACH ? AS damaged", (_uri(path),)).close()
 
+    with contextlib.suppress(DBAPIError), engine.connect() as connection:
+        # As long as there is a reader, no writer that closes the file takes it for its business to tidy it up.
+        connection.exec_driver_sql("SELECT count(*) FROM damaged.sqlite_master")
     return engine
 
 

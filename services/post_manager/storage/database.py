@@ -59,6 +59,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._path is not None and not self.read_only and damage.is_marked(self._path):
+            self.reopen()  # the last writer that closes an SQLite file writes to it
         for pool in self._old:
             pool.dispose()
         self._engine.dispose()
@@ -141,9 +143,10 @@ class Database:
     def reopen(self) -> None:
         """Look again whether the database was found damaged, or is whole again."""
         with self._switching:
-            self._old.append(self._engine.pool)  # connections in use go back to it
-            self._engine.dispose()
+            old = self._engine
             self._engine, self.read_only = self._open()
+            self._old.append(old.pool)  # connections in use go back to it
+            old.dispose()
 
     def _open(self) -> tuple[Engine, bool]:
         if not self._sqlite:
