@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_ADDRESS = 254  # octets, RFC 5321 §4.5.3.1.3 less the angle brackets
 MAX_LOCAL = 64  # octets, RFC 5321 §4.5.3.1.1
@@ -53,13 +54,7 @@ class Address:
         """Parse ``local@domain``, without angle brackets or a display name. Raises AddressError."""
         if len(text) > MAX_ADDRESS:
             raise AddressError("the mail address is too long")
-        local, at, domain = text.rpartition("@")
-        if not at or not _LOCAL.fullmatch(local):
-            raise AddressError(f"{text!r} is not a mail address")
-        address = cls(local, parse_domain(domain))
-        if len(local.encode()) > MAX_LOCAL or len(str(address).encode()) > MAX_ADDRESS:
-            raise AddressError("the mail address is too long")
-        return address
+        return _parse(text)
 
     @property
     def key(self) -> str:
@@ -74,3 +69,14 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.local}@{self.domain}"
+
+
+@lru_cache(maxsize=4096)  # the same few people write to each other again and again
+def _parse(text: str) -> Address:
+    local, at, domain = text.rpartition("@")
+    if not at or not _LOCAL.fullmatch(local):
+        raise AddressError(f"{text!r} is not a mail address")
+    address = Address(local, parse_domain(domain))
+    if len(local.encode()) > MAX_LOCAL or len(str(address).encode()) > MAX_ADDRESS:
+        raise AddressError("the mail address is too long")
+    return address

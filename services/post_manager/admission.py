@@ -16,7 +16,7 @@ from services.post_manager.storage import nonces
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.sessions import Session
-from services.post_manager.upload import open_upload
+from services.post_manager.upload import Upload
 from stubmail.address import Address
 from stubmail.limits import network
 from stubmail.openpgp import Certificate, OpenPGPError, verify
@@ -191,7 +191,7 @@ class Gate:
             parts.end()
 
     def _receive_certificate(self, request: Request, parts: Parts) -> bytes:
-        with open_upload(self._incoming) as upload:
+        with Upload(self._incoming) as upload:
             return upload.receive(parts, "certificate", request.parts)[0].read()
 
     def _check_time(self, time: int, now: int) -> None:

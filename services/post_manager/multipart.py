@@ -7,6 +7,7 @@ Werkzeug's decoder is not used, because it adds an octet to a part when a read e
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import NoReturn
 
 MAX_HEADERS = 1_024  # octets of one part's header fields
@@ -134,6 +135,7 @@ class Decoder:
         return self._take(end - self._position) if end > self._position else None
 
 
+@lru_cache(maxsize=256)  # clients write the same few header fields over and over; each is MAX_HEADERS at most
 def _name(headers: str) -> str:
     fields: dict[str, str] = {}
     for line in headers.split("\r\n"):

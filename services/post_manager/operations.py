@@ -18,7 +18,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import StorageFull
 from services.post_manager.storage.posts import NewPost, Sender
 from services.post_manager.storage.schema import STATE_NAMES, WITHDRAWN
-from services.post_manager.upload import open_upload
+from services.post_manager.upload import Upload
 from stubmail import frames, request
 from stubmail.address import Address
 from stubmail.log import event
@@ -111,7 +111,7 @@ class Operations:
         self._database.require_writable()
         wanted = request.store_posts(admitted.request)
         self._check_room(sum(part.size for part in admitted.request.parts))
-        with open_upload(self._keeping.incoming) as upload:
+        with Upload(self._keeping.incoming) as upload:
             received = upload.receive(parts, "part", admitted.request.parts)
             new = [
                 NewPost(post.id, post.to, str(post.address), received[post.head].read(), post.body) for post in wanted
