@@ -25,8 +25,9 @@ def running(path: Path, what: str) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             pid = _holder(descriptor)
             raise Exit(os.EX_UNAVAILABLE, f"{what} already, as process {pid or '?'} ({path})") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)  # for people; programs ask the kernel
+        with contextlib.suppress(OSError):  # it is for people, programs ask the kernel: a full disk stops nothing
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -2,14 +2,17 @@
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
 import click
 
 from services.post_manager import directory, service
+from services.post_manager.commands.accounts import accounts as accounts_command
 from services.post_manager.commands.backup import backup
 from services.post_manager.commands.cgi_stop import cgi_stop
+from services.post_manager.commands.cookies import cookies
 from services.post_manager.commands.export import export
 from services.post_manager.commands.migrate import migrate
 from services.post_manager.commands.restore import restore
@@ -18,7 +21,7 @@ from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.udp_socket import UdpSocket
-from stubmail import cli, log, wsgi
+from stubmail import cli, log, pidfile, wsgi
 from stubmail.errors import Exit
 from stubmail.supervisor import Child, supervise
 
@@ -37,7 +40,8 @@ The accounts file (TOML), read again on SIGHUP:
   [accounts.alice]
   address = "alice@alpha.example"
   fingerprint = "…"                 the whole one, 40 or 64 hex digits
-  quota_posts = 10000               and quota_bytes, max_post, lifetime_days, if need be
+  quota_posts = 10000               and quota_bytes, max_post, lifetime_days, rate, if need be
+or: post_manager accounts add alice --address alice@alpha.example --fingerprint …
 """
 
 
@@ -63,10 +67,12 @@ def main(context: click.Context, config: Path, check: bool, verbose: bool) -> No
         where = sqlite_path(section.database_url) or "the database server"
         click.echo(f"{host}: {len(accounts)} accounts, {where} is good, {section.listen} is free")
         return
-    if leftovers := directory.clean(incoming):
-        log.event(_log, "cleaned", directory=incoming, files=leftovers)
-    drain_seconds = section.drain_notice_seconds + section.drain_seconds + SPARE_SECONDS
-    sys.exit(supervise(_children(section, config, verbose), drain_seconds=drain_seconds))
+    signal.signal(signal.SIGHUP, lambda number, frame: None)  # the processes read everything when they start
+    with pidfile.running(section.pid_file, "a post_manager runs with this spool directory"):
+        if leftovers := directory.clean(incoming):
+            log.event(_log, "cleaned", directory=incoming, files=leftovers)
+        drain_seconds = section.drain_notice_seconds + section.drain_seconds + SPARE_SECONDS
+        sys.exit(supervise(_children(section, config, verbose), drain_seconds=drain_seconds))
 
 
 def _warn_of_damage(section: PostManager, check: bool) -> None:
@@ -95,7 +101,7 @@ def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
 
 
-for command in (backup, cgi_stop, export, migrate, restore, verify):
+for command in (accounts_command, backup, cgi_stop, cookies, export, migrate, restore, verify):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def make_edge(
         clock,
         by_network=Buckets(section.rate_network),
         by_client=Buckets(section.rate_client),
+        accounts=accounts,
     )
     keeping = Keeping(incoming, section.reserve_bytes, tombstone(section))
     return Edge(

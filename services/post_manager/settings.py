@@ -12,6 +12,7 @@ from stubmail.cli import parse_listen
 from stubmail.settings import ConfigError, Domain, items, setting
 
 DATABASE_FILE = "store.db"  # in the spool directory
+PID_FILE = "post_manager.pid"  # there too
 MIN_OUTBOX_DAYS = 30  # protocol.md §5.6
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")  # protocol.md §3.1
@@ -41,7 +42,7 @@ class PostManager:
     lifetime_days: int = setting(30, "how long a post waits to be fetched, unless the accounts file says otherwise")
     outbox_days: int = setting(90, f"how long the outbox shows what no longer waits; at least {MIN_OUTBOX_DAYS}")
     rate_network: int = setting(200, "requests a second from one address (IPv6: /64) and worker; 0: any number")
-    rate_client: int = setting(100, "requests a second of one session and worker; 0: any number")
+    rate_client: int = setting(100, "requests a second of one session, or account, and worker; 0: any number")
     reserve_bytes: int = setting(64 * 2**20, "octets of the spool's disk that new posts may not take")
     drain_seconds: float = setting(30.0, "after SIGTERM, for how long requests in flight may go on")
     drain_notice_seconds: float = setting(0.0, "before that, for how long new ones are taken while /readyz says no")
@@ -103,6 +104,11 @@ class PostManager:
     def database_url(self) -> str:
         """The database's URL, given or not."""
         return self.database or sqlite_url(self.spool.absolute() / DATABASE_FILE)
+
+    @property
+    def pid_file(self) -> Path:
+        """Locked by the process that runs the store with this spool directory."""
+        return self.spool / PID_FILE
 
     @property
     def terms(self) -> Terms:

@@ -18,6 +18,13 @@ class Amounts:
     cookies: int
 
 
+def by_sender(database: Database) -> dict[str, tuple[int, int]]:
+    """Return how many posts of each sender wait, and the octets they take. Raises StorageError."""
+    with database.read() as connection:
+        rows = connection.execute(select(usage.c.sender, usage.c.posts, usage.c.octets))
+        return {row.sender: (int(row.posts), int(row.octets)) for row in rows}
+
+
 def measure(database: Database, now: int) -> Amounts:
     """Measure it; a row for each account that ever stored, and two indexes, are read. Raises StorageError."""
     with database.read() as connection:

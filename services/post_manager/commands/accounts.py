@@ -1,0 +1,275 @@
+"""`post_manager accounts`: shows and changes who may store posts, and has the running store read that again."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import tomlkit
+from tomlkit import TOMLDocument
+
+from services.post_manager import service
+from services.post_manager.policy import DAY, LIMITS, Account, Accounts, load_accounts, parse_accounts
+from services.post_manager.settings import PostManager
+from services.post_manager.storage import gauges
+from services.post_manager.storage.engines import sqlite_path
+from stubmail import cli, pidfile
+from stubmail.errors import Exit
+from stubmail.openpgp import Certificate, OpenPGPError
+from stubmail.settings import ConfigError
+from stubmail.spool import write_durably
+
+Usage = dict[str, tuple[int, int]]  # posts and octets that wait, by fingerprint
+
+_EPILOG = """\b
+Examples:
+  post_manager accounts list
+  post_manager accounts add alice --address alice@alpha.example --certificate alice.asc
+  post_manager accounts set alice quota_posts=500 rate=10
+  post_manager accounts set alice quota_posts=default
+  post_manager accounts remove alice
+"""
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+
+
+@click.group("accounts", epilog=_EPILOG)
+def accounts() -> None:
+    """Show and change who may store posts, how many, and how fast."""
+
+
+@accounts.command("list")
+@_json_option
+@click.pass_obj
+@cli.one_sentence
+def list_(section: PostManager, as_json: bool) -> None:
+    """List all accounts, what of theirs waits, and how much may."""
+    usage = _usage(section)
+    rows = [_described(account, section, usage) for account in load_accounts(section.accounts, section.terms)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    lines: list[tuple[str, ...]] = [("account", "address", "posts", "of", "octets", "of", "rate")]
+    columns = ("name", "address", "posts", "quota_posts", "octets", "quota_bytes", "rate")
+    lines += [tuple(str(row[column]) for column in columns) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+@accounts.command("show")
+@click.argument("name")
+@_json_option
+@click.pass_obj
+@cli.one_sentence
+def show(section: PostManager, name: str, as_json: bool) -> None:
+    """Show one account."""
+    account = _named(load_accounts(section.accounts, section.terms), name, section.accounts)
+    row = _described(account, section, _usage(section))
+    if as_json:
+        click.echo(json.dumps(row, indent=2))
+        return
+    for key, value in row.items():
+        click.echo(f"{key + ':':<15} {value}")
+
+
+@accounts.command("add")
+@click.argument("name")
+@click.option("--address", required=True, help="The mail address that the account posts as.")
+@click.option("--fingerprint", help="The whole one, as gpg --fingerprint prints it.")
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take the fingerprint from this certificate, armoured or binary.",
+)
+@click.argument("limits", metavar="[LIMIT=NUMBER]...", nargs=-1)
+@click.pass_obj
+@cli.one_sentence
+def add(
+    section: PostManager,
+    name: str,
+    address: str,
+    fingerprint: str | None,
+    certificate: Path | None,
+    limits: tuple[str, ...],
+) -> None:
+    """Let somebody store posts."""
+    if (fingerprint is None) == (certificate is None):
+        raise Exit(os.EX_USAGE, "give either --fingerprint or --certificate")
+    if certificate is not None:
+        fingerprint = _fingerprint_of(certificate)
+    values = {"address": address, "fingerprint": fingerprint, **_limits(limits, default=False)}
+
+    def change(document: TOMLDocument) -> str:
+        tables: Any = document.setdefault("accounts", tomlkit.table(is_super_table=True))
+        if name in tables:
+            raise Exit(os.EX_USAGE, f"{section.accounts} has an account {name} already")
+        table = tomlkit.table()
+        table.update(values)
+        tables[name] = table
+        return tomlkit.dumps(document)
+
+    _change(section, change)
+    click.echo(f"{name} may store posts{_told(section)}")
+
+
+@accounts.command("set")
+@click.argument("name")
+@click.argument("limits", metavar="LIMIT=NUMBER...", nargs=-1, required=True)
+@click.pass_obj
+@cli.one_sentence
+def set_(section: PostManager, name: str, limits: tuple[str, ...]) -> None:
+    """Change an account's limits: quota_posts, quota_bytes, max_post, lifetime_days, rate; default: as everybody's."""
+    values = _limits(limits, default=True)
+
+    def change(document: TOMLDocument) -> str:
+        table = _table(document.get("accounts", {}), name, section.accounts)
+        for key, value in values.items():
+            if value is None:
+                table.pop(key, None)
+            else:
+                table[key] = value
+        return tomlkit.dumps(document)
+
+    _change(section, change)
+    click.echo(f"{name} is changed{_told(section)}")
+
+
+@accounts.command("remove")
+@click.argument("name")
+@click.pass_obj
+@cli.one_sentence
+def remove(section: PostManager, name: str) -> None:
+    """Let somebody store no more. What of his waits can be fetched, and his outbox still answers."""
+
+    def change(document: TOMLDocument) -> str:
+        return _without(document, name, _table(document["accounts"], name, section.accounts))
+
+    account = _named(load_accounts(section.accounts, section.terms), name, section.accounts)
+    _change(section, change)
+    posts, _ = _usage(section).get(account.fingerprint, (0, 0))
+    click.echo(f"{name} may store no more, {posts} posts that wait stay until they are fetched{_told(section)}")
+
+
+def _change(section: PostManager, change: Callable[[TOMLDocument], str]) -> None:
+    """Change the accounts file, its comments stay; only a good one replaces it, with the owner and mode it had."""
+    path = section.accounts
+    with _locked(path):
+        try:
+            text = path.read_text().rstrip("\n") + "\n"
+            document: TOMLDocument = tomlkit.parse(text)
+        except (ValueError, tomlkit.exceptions.ParseError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        parse_accounts(path, tomllib.loads(text), section.terms)
+        text = change(document)
+        parse_accounts(path, tomllib.loads(text), section.terms)
+        before = path.stat()
+        write_durably(path, text.encode(), mode=before.st_mode & 0o777)
+        if os.geteuid() != before.st_uid:  # the store has to be able to read it
+            os.chown(path, before.st_uid, before.st_gid)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One change at a time; the directory is locked, since the file is replaced."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _told(section: PostManager) -> str:
+    """Have the running store read the file again; return what to say of that."""
+    pid = pidfile.holder(section.pid_file)
+    if pid is None:
+        return "; no store runs with this spool directory, it will see that when it starts"
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except PermissionError:
+        return f"; process {pid} is another user's: tell it by SIGHUP"
+    except ProcessLookupError:
+        return "; the store is ending just now"
+    return f"; the store, process {pid}, was told to read it"
+
+
+def _limits(texts: tuple[str, ...], *, default: bool) -> dict[str, int | None]:
+    values: dict[str, int | None] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if key not in LIMITS:
+            raise Exit(os.EX_USAGE, f"{key!r} is no limit; known are {', '.join(LIMITS)}")
+        if default and value == "default":
+            values[key] = None
+        elif value.isascii() and value.isdigit() and len(value) <= 18:
+            values[key] = int(value)
+        else:
+            raise Exit(os.EX_USAGE, f"{key} must be a whole number, not {value!r}")
+    return values
+
+
+def _named(found: Accounts, name: str, path: Path) -> Account:
+    for account in found:
+        if account.name == name:
+            return account
+    raise Exit(os.EX_NOUSER, f"{path} has no account {name}")
+
+
+def _table(tables: Any, name: str, path: Path) -> Any:
+    if name not in tables:
+        raise Exit(os.EX_NOUSER, f"{path} has no account {name}")
+    return tables[name]
+
+
+def _without(document: TOMLDocument, name: str, table: Any) -> str:
+    """Return the document without a table, but with the comments behind its last key: they are the next one's."""
+    body = table.value.body if isinstance(table, tomlkit.items.Table) else []
+    own = max((number for number, (key, _) in enumerate(body) if key is not None), default=-1) + 1
+    behind = "".join(item.as_string() for _, item in body[own:])
+    whole = table.as_string() if body else ""
+    text = tomlkit.dumps(document)
+    start = text.find(whole) if whole else -1
+    header = text.rfind("\n[", 0, start) + 1 if start >= 0 else -1
+    if start >= 0 and text[header:start].count("\n") == 1:  # header and body, as one writes it by hand
+        return text[:header] + behind.lstrip("\n") + text[start + len(whole) :]
+    tables: Any = document["accounts"]
+    del tables[name]
+    return tomlkit.dumps(document)
+
+
+def _fingerprint_of(path: Path) -> str:
+    try:
+        return Certificate.parse(path.read_bytes()).fingerprint
+    except OpenPGPError as error:
+        raise Exit(os.EX_DATAERR, f"{path} is not a certificate: {error.text}") from error
+
+
+def _usage(section: PostManager) -> Usage:
+    """What waits, by fingerprint; nothing where there is no database yet."""
+    path = sqlite_path(section.database_url)
+    if path is not None and not path.exists():
+        return {}
+    with contextlib.closing(service.open_database(section, 1)) as database:
+        return gauges.by_sender(database)
+
+
+def _described(account: Account, section: PostManager, usage: Usage) -> dict[str, Any]:
+    posts, octets = usage.get(account.fingerprint, (0, 0))
+    return {
+        "name": account.name,
+        "address": str(account.address),
+        "fingerprint": account.fingerprint,
+        "posts": posts,
+        "quota_posts": account.terms.quota_posts,
+        "octets": octets,
+        "quota_bytes": account.terms.quota_octets,
+        "max_post": account.terms.max_post,
+        "lifetime_days": account.terms.lifetime // DAY,
+        "rate": section.rate_client if account.rate is None else account.rate,
+    }
