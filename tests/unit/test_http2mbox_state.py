@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from services.http2mbox.state import HeldPost, OtherSender, Standing, State, StateError, delivery_name
+from services.http2mbox.state import HeldPost, OtherSender, Standing, State, StateError, delivery_name, notice_name
 
 ALICE_KEY, CAROL_KEY = "A1" * 20, "CA" * 20
 ONE, TWO = bytes(16), bytes([1] * 16)
@@ -116,3 +117,26 @@ def test_a_closed_state_refuses(path: Path) -> None:
     state.close()
     with pytest.raises(StateError):
         state.record([delivery_name((ONE, ALICE_KEY))], 100)
+
+
+def test_posts_of_our_own_are_told_of_under_one_name(state: State, path: Path) -> None:
+    state.record([notice_name([ONE, TWO]), delivery_name((ONE, ALICE_KEY))], 100)
+    state.set_watch(90.5, 200.25)
+    again = State(path)
+    assert again.told([ONE, TWO, bytes([2] * 16)]) == {ONE, TWO}
+    assert again.watch() == (90.5, 200.25)
+    again.forget_before(101)
+    assert again.told([ONE, TWO]) == again.delivered([(ONE, ALICE_KEY)]) == set()
+    again.close()
+
+
+def test_a_file_of_the_first_version_goes_on(state: State, path: Path) -> None:
+    state.record([delivery_name((ONE, ALICE_KEY))], 100)
+    state.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("DROP TABLE told; DROP TABLE watch; PRAGMA user_version = 1;")
+    again = State(path)
+    assert again.delivered([(ONE, ALICE_KEY)]) == {(ONE, ALICE_KEY)}
+    assert again.told([ONE]) == set()
+    assert again.watch() == (0, 0)
+    again.close()
