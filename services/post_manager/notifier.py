@@ -85,6 +85,8 @@ class Notifier:
         arrived = self._listener.receive(AT_ONCE, QUESTION_SIZE + 1)
         if not arrived:
             return
+        if self._watch is not None and self._database.outdated:
+            self._close()
         try:
             with self._watching().look() as state:
                 answers = self._checks.answer(arrived, state, int(self._clock()))

@@ -33,7 +33,7 @@ def restore(context: click.Context, file: Path) -> None:
     """Add the posts in FILE, a backup, that the store does not know; nothing that happened since is undone.
 
     The store may run meanwhile. Interrupted, it can be run again. A database that was found damaged is set aside under
-    a name with the time, and a new one put in its place; SIGHUP or a restart has the store open that.
+    a name with the time, and a new one put in its place.
     """
     section: PostManager = context.obj
     path = sqlite_path(section.database_url)
@@ -41,11 +41,7 @@ def restore(context: click.Context, file: Path) -> None:
     with backups.opened(file) as source:
         _refuse_damaged(file, source)
         if path is not None and damage.is_marked(path):
-            copied, aside = backups.put_in_place(source, path, int(time.time()))
-            kept = f"; what was there is now {aside}" if aside else ""
-            click.echo(f"{path} is made anew from {file}{kept}")
-            _conclude(file, copied)
-            click.echo("the store opens it after SIGHUP or a restart")
+            _replace(file, source, path)
             return
         database = service.open_database(section, 1, prepare=True)
         try:
@@ -55,6 +51,17 @@ def restore(context: click.Context, file: Path) -> None:
         finally:
             database.close()
     _conclude(file, copied)
+
+
+def _replace(file: Path, source: Snapshot, path: Path) -> None:
+    done = backups.put_in_place(source, path, int(time.time()))
+    kept = f"; what was there is now {done.aside}" if done.aside else ""
+    click.echo(f"{path} is made anew from {file}{kept}")
+    _conclude(file, done.copied)
+    if done.with_key:
+        click.echo("a store that runs goes on with it")
+    else:
+        click.echo("the store's own key is lost with the old file: restart a store that runs")
 
 
 def _refuse_damaged(file: Path, source: Snapshot) -> None:

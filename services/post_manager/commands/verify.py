@@ -38,7 +38,7 @@ def verify(context: click.Context, file: Path | None) -> None:
     """Read every post and its content, in the store or in the backup FILE, and hold them against their digests.
 
     The store may run meanwhile. Exit status 0: all is good; 65: a line for each damage is on standard output. A store
-    that stopped writing because its database seemed damaged, but is good, may write again after SIGHUP or a restart.
+    that stopped writing because its database seemed damaged, though it is good, begins to write again.
     """
     if file is not None:
         with backups.opened(file) as source:
@@ -70,7 +70,7 @@ def _remember(path: Path, found: _Found) -> None:
         damage.mark(path, found.pages)
     elif not found.damages and damage.is_marked(path):
         damage.clear(path)
-        click.echo(f"{path} is whole: the store writes to it again after SIGHUP or a restart")
+        click.echo(f"{path} is whole: the store writes to it again")
 
 
 def _conclude(where: str, seen: Seen, found: _Found) -> None:

@@ -9,15 +9,16 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import update
+from sqlalchemy import delete, insert, select, update
 
 from services.post_manager.storage import damage, marks, schema, serials
 from services.post_manager.storage.copying import Copied, Rows, copy
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
-from services.post_manager.storage.errors import StorageDamaged
+from services.post_manager.storage.errors import StorageDamaged, StorageError
 from services.post_manager.storage.snapshot import Snapshot, file_snapshot
 from stubmail.errors import Exit
 from stubmail.spool import sync_directory
@@ -87,14 +88,24 @@ def merge(source: Snapshot, database: Database, now: int) -> Copied:
     return copy(source.pages(), source, database, now=now, durable=True)
 
 
-def put_in_place(source: Snapshot, path: Path, now: int) -> tuple[Copied, Path | None]:
-    """Make a new database of a backup in place of a damaged one, which is set aside; return where it went.
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A database made anew: what it has now, where the damaged one is, and whether the store's own key was saved."""
+
+    copied: Copied
+    aside: Path | None
+    with_key: bool
+
+
+def put_in_place(source: Snapshot, path: Path, now: int) -> Replaced:
+    """Make a new database of a backup in place of a damaged one, which is set aside.
 
     It can be interrupted at any point, and done again.
     """
     new = path.with_name(path.name + ".restored")
     with contextlib.closing(Database(sqlite_url(new), 1)) as target:
         schema.prepare(target)
+        with_key = _save_key(path, target)
         copied = merge(source, target, now)
     close_file(new)
     _remove_beside(new)
@@ -102,7 +113,21 @@ def put_in_place(source: Snapshot, path: Path, now: int) -> tuple[Copied, Path |
     new.replace(path)
     sync_directory(path.parent)
     damage.clear(path)
-    return copied, aside
+    return Replaced(copied, aside, with_key)
+
+
+def _save_key(damaged: Path, target: Database) -> bool:
+    """Have the new database go on with the store's own key, which is in no backup; tell whether it could be read."""
+    try:
+        with file_snapshot(damaged) as old:
+            found = old.rows(select(schema.keys))
+    except StorageError:
+        return False
+    with target.write() as connection:
+        connection.execute(delete(schema.keys))
+        for row in found:
+            connection.execute(insert(schema.keys), dict(row._mapping))
+    return bool(found)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def mark(path: Path, why: str) -> None:
 
 
 def clear(path: Path) -> None:
-    """Forget that a database file was damaged, durably; who has it open goes on reading until it opens it again."""
+    """Forget that a database file was damaged, durably: from then on all processes write to it again."""
     remove_durably(marker(path))
 
 

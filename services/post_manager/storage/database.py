@@ -59,7 +59,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
-        if self._path is not None and not self.read_only and damage.is_marked(self._path):
+        if self.outdated:
             self.reopen()  # the last writer that closes an SQLite file writes to it
         for pool in self._old:
             pool.dispose()
@@ -140,6 +140,11 @@ class Database:
         if self.read_only:
             raise StorageReadOnly("the database is damaged, and only read")
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the database was found damaged, or was cured, since it was opened."""
+        return self._path is not None and damage.is_marked(self._path) != self.read_only
+
     def reopen(self) -> None:
         """Look again whether the database was found damaged, or is whole again."""
         with self._switching:
@@ -160,8 +165,8 @@ class Database:
             damage.mark(self._path, error.text)
 
     def _current_engine(self) -> Engine:
-        # Whoever finds the damage, all processes write no more from then on.
-        if self._path is not None and not self.read_only and damage.is_marked(self._path):
+        # Whoever finds the damage, all processes write no more from then on; and all know when it is cured.
+        if self.outdated:
             self.reopen()
         return self._engine
 
