@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.conftest import Compose, network, until
+from tests.e2e.conftest import ALL_FILES, Compose, network, until
 from tests.e2e.mailing import Stream, Submitter, arrived, compose_message, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -55,7 +55,7 @@ class Traffic:
 @pytest.fixture(scope="module")
 def scaled() -> Iterator[Compose]:
     """Alpha's store as three replicas; alice and bob know each other."""
-    with network("docker-compose.yml", "compose.scale.yaml", log="compose.scale.log") as compose:
+    with network(*ALL_FILES, log="compose.scale.log") as compose:
         for sender, to in ((ALICE, BOB), (BOB, ALICE)):
             assert compose.submit(sender, to, "hello").returncode == 0
         until("both are delivered", lambda: arrived(compose, ALICE) == arrived(compose, BOB) == 1)
