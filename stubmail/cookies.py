@@ -1,6 +1,6 @@
 """A puller's cookies, one file for each account: what lets it ask a store by UDP, and what it had seen there by then.
 
-Losing the file costs nothing but one full check of each store (protocol.md §6.5), so it may be deleted at any time,
+Losing the file costs nothing but one full check of each store (protocol.md §6.7), so it may be deleted at any time,
 also while a puller runs; what cannot be read counts as deleted.
 """
 

@@ -24,7 +24,7 @@ class StoreRefused(PermanentError):
 
 
 class TokenWanted(TemporaryError):
-    """The store answers only those who asked over UDP before (protocol.md §6.4)."""
+    """The store answers only those who asked over UDP before (protocol.md §6.6)."""
 
     def __init__(self) -> None:
         super().__init__("4.7.0", "the store wants a token, and does not take the one it gave")

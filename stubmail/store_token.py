@@ -1,4 +1,4 @@
-"""A client's token for one store: got over UDP when the store wants one, kept while it is good (protocol.md §6.4)."""
+"""A client's token for one store: got over UDP when the store wants one, kept while it is good (protocol.md §6.6)."""
 
 import ipaddress
 import secrets

@@ -49,7 +49,7 @@ def worth_checking(seen: Seen | None, senders: str, now: float, period: float) -
 
 
 def is_news(seen: Seen, answer: Waiting | Unknown | None) -> bool:
-    """Whether an answer to a check, or none, calls for a listing (protocol.md §6.2, §6.5)."""
+    """Whether an answer to a check, or none, calls for a listing (protocol.md §6.2, §6.7)."""
     if isinstance(answer, Waiting):
         return answer.count > 0 and answer.serial > seen.serial
     return True

@@ -102,7 +102,7 @@ class _Watched:
 
 
 def _check_header(edge: Edge) -> tuple[int, bytes]:
-    """The checks that need the header alone (protocol.md §4.3, 1 and 2); return the body's length and its boundary."""
+    """The checks that need the header alone (protocol.md §4.3, 0 and 1); return the body's length and its boundary."""
     if edge.tokens is not None:
         edge.tokens.check(request.headers.get("Stub-Token"), _remote(edge))
     try:

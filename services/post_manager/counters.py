@@ -56,7 +56,7 @@ FAMILIES: tuple[Family, ...] = (
         {outcome: f"checks {outcome}" for outcome in _CHECKS},
         "outcome",
     ),
-    Count("stubmail_store_tokens", "Tokens that were given over UDP (protocol.md 6.4)", {"": "tokens given"}),
+    Count("stubmail_store_tokens", "Tokens that were given over UDP (protocol.md 6.6)", {"": "tokens given"}),
 )
 NAMES = names(FAMILIES)
 

@@ -47,7 +47,7 @@ def ensure(spool: Path, config: Path) -> bool:
             note(descriptor, str(pid))
             log.event(_log, "started", pid=pid)
             return True
-    except OSError as error:  # clients go on over HTTP (protocol.md §6.5)
+    except OSError as error:  # clients go on over HTTP (protocol.md §6.7)
         log.event(_log, "failed", level=logging.ERROR, error=f"no process for UDP: {error}")
         return False
 

@@ -59,7 +59,7 @@ class TokenGate:
         if within(remote, self._exempt):
             return
         if field is None:
-            raise Refusal("token", "a token is needed here: ask over UDP first (protocol.md 6.4)")
+            raise Refusal("token", "a token is needed here: ask over UDP first (protocol.md 6.6)")
         token = bytes.fromhex(field) if _HEX.fullmatch(field) else b""
         if not self._tokens.good(token, remote, int(self._clock())):
             raise Refusal("token", "that token is too old or another address's: ask over UDP for another one")
