@@ -85,11 +85,5 @@ def setup(verbose: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    for noisy in (
-        "mail.log",
-        "asyncio",
-        "urllib3",
-        "gnupg",
-        "alembic.runtime.plugins",
-    ):  # theirs repeat ours, or quote what peers sent
+    for noisy in ("mail.log", "asyncio", "urllib3", "gnupg", "alembic"):  # theirs repeat ours, or quote what peers sent
         logging.getLogger(noisy).setLevel(logging.WARNING)
