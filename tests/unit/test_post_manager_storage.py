@@ -17,7 +17,7 @@ from services.post_manager.storage.intake import Wanted
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
 from services.post_manager.storage.watch import Known, Watch
-from tests.support.databases import prepared
+from tests.support.databases import full_disk, prepared
 from tests.support.store_rows import Octets, assert_consistent, rows
 
 ALICE = Sender("A" * 40, "alice@alpha.example")
@@ -363,22 +363,13 @@ def test_requests_stored_together_are_judged_one_after_the_other(database: Datab
     assert_consistent(database)
 
 
-def test_a_full_database_is_told_from_a_broken_one(file: Database) -> None:
-    @event.listens_for(file._engine, "begin")
-    def no_more_pages(connection: object) -> None:
-        connection.exec_driver_sql("PRAGMA max_page_count = 60")  # type: ignore[attr-defined]
-
+def test_a_full_database_is_told_from_a_broken_one(database: Database) -> None:
     post = new()
-    with pytest.raises(StorageFull):
-        keep(file, post, b"x" * 500_000)
-    event.remove(file._engine, "begin", no_more_pages)
-    assert rows(file, "posts") == rows(file, "chunks") == 0
-
-    @event.listens_for(file._engine, "begin")
-    def many_pages(connection: object) -> None:
-        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")  # type: ignore[attr-defined]
-
-    assert keep(file, post, b"x" * 500_000) == "stored"
+    with full_disk(database):
+        with pytest.raises(StorageFull):
+            keep(database, post, b"x" * 500_000)
+        assert rows(database, "posts") == rows(database, "chunks") == 0
+    assert keep(database, post, b"x" * 500_000) == "stored"
 
 
 def test_the_file_is_private_and_durable(tmp_path: Path, file: Database) -> None:
