@@ -54,7 +54,7 @@ def main() -> None:
         sys.exit(error.status if isinstance(error, Exit) else os.EX_OSERR)
     with contextlib.closing(database):
         served = _see_to_udp(section, config)
-        app = create_app(service.make_edge(section, host, accounts, database, counters=Counters()))
+        app = create_app(service.make_edge(section, host, accounts, database, counters=Counters(section.spool)))
 
         def at_the_url(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             environ |= {"SCRIPT_NAME": "", "PATH_INFO": f"/{section.prefix}"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import update
 
+from services.post_manager.counters import Counters
 from services.post_manager.storage import outbox, sessions
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageReadOnly
@@ -24,10 +25,13 @@ _log = logging.getLogger("post_manager.chores")
 class Chores:
     """Does the chores that are due, whoever of all processes and replicas comes first."""
 
-    def __init__(self, database: Database, clock: Callable[[], float], tombstone: int) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float], tombstone: int, counters: Counters | None = None
+    ) -> None:
         self._database = database
         self._clock = clock
         self._tombstone = tombstone
+        self._counters = Counters() if counters is None else counters
         self._tasks: dict[str, Callable[[int], int]] = {
             "posts": self._expire,
             "tombstones": lambda now: outbox.forget(database, now),
@@ -70,5 +74,6 @@ class Chores:
     def _expire(self, now: int) -> int:
         expired = outbox.expire(self._database, now, self._tombstone)
         for post_id in expired:
+            self._counters.add("posts expired")
             event(_log, "expired", post_id.hex())
         return len(expired)

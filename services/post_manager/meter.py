@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from services.post_manager.counters import DURATIONS, REFUSED, Counters
 from stubmail.log import event
+from stubmail.request import FETCH
 
 _log = logging.getLogger("post_manager")
 
@@ -35,7 +36,7 @@ class Meter:
         event(
             _log,
             "answered",
-            level=logging.DEBUG,
+            level=logging.INFO if self.op == FETCH else logging.DEBUG,  # the others log what they did
             op=self.op,
             by=self.who or None,
             peer=self.peer,

@@ -2,26 +2,25 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from services.post_manager import delivery
 from services.post_manager.admission import Admitted
 from services.post_manager.cookie_ids import CookieIds
+from services.post_manager.counters import Counters
 from services.post_manager.parts import Parts
 from services.post_manager.policy import Accounts
+from services.post_manager.room import Room
 from services.post_manager.storage import mailbox, outbox, posts, sessions
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.errors import StorageFull
 from services.post_manager.storage.posts import NewPost, Sender
 from services.post_manager.storage.schema import STATE_NAMES, WITHDRAWN
 from services.post_manager.upload import Upload
 from stubmail import frames, request
 from stubmail.address import Address
-from stubmail.log import event
+from stubmail.log import Sparing, event
 from stubmail.openpgp import OpenPGPError, encrypt
 from stubmail.request import Refusal
 
@@ -40,10 +39,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How the store keeps what it has: where uploads wait, octets of the disk to leave free, seconds of a tombstone."""
+    """How the store keeps what it has: the room that there is for it, seconds of a tombstone."""
 
-    incoming: Path
-    reserve: int
+    room: Room
     tombstone: int
 
 
@@ -58,6 +56,7 @@ class Operations:
         keeping: Keeping,
         cookie_ids: CookieIds,
         clock: Callable[[], float],
+        counters: Counters,
     ) -> None:
         self._host = host
         self._database = database
@@ -65,6 +64,8 @@ class Operations:
         self._keeping = keeping
         self._cookie_ids = cookie_ids
         self._clock = clock
+        self._counters = counters
+        self._sparing = Sparing()
         self._table: Mapping[str, Callable[[Admitted, Parts], Answer]] = {
             request.OPEN: self._open,
             request.STORE: self._store,
@@ -110,8 +111,8 @@ class Operations:
             raise Refusal("account", "posts are stored for this domain's own accounts only")
         self._database.require_writable()
         wanted = request.store_posts(admitted.request)
-        self._check_room(sum(part.size for part in admitted.request.parts))
-        with Upload(self._keeping.incoming) as upload:
+        self._keeping.room.check(sum(part.size for part in admitted.request.parts), self._database)
+        with Upload(self._keeping.room.incoming) as upload:
             received = upload.receive(parts, "part", admitted.request.parts)
             new = [
                 NewPost(post.id, post.to, str(post.address), received[post.head].read(), post.body) for post in wanted
@@ -122,20 +123,18 @@ class Operations:
         results: list[dict[str, Any]] = []
         for post, outcome in zip(new, outcomes, strict=True):
             if outcome is None:
-                event(_log, "stored", post.id.hex(), account=account.name, to=post.recipient)
+                self._counters.add("posts stored")
+                size = len(post.head) + received[post.body].size
+                event(_log, "stored", post.id.hex(), account=account.name, to=post.recipient, octets=size)
                 results.append({"id": post.id.hex(), "state": "stored"})
             else:
-                event(_log, "refused", post.id.hex(), account=account.name, reason=outcome.code)
+                self._counters.add(f"posts refused {outcome.code}")
+                code, about = outcome.code, post.id.hex()
+                self._sparing.event(_log, code, "refused", about, account=account.name, reason=code)
                 results.append(
                     {"id": post.id.hex(), "state": "refused", "error": outcome.code, "message": outcome.message}
                 )
         return _json({"results": results})
-
-    def _check_room(self, octets: int) -> None:
-        """Leave room for what frees room: an acknowledgement has to be written too."""
-        free = shutil.disk_usage(self._keeping.incoming).free
-        if free < self._keeping.reserve + 2 * octets:  # once as it comes in, once in the database
-            raise StorageFull(f"{free} octets are free, {self._keeping.reserve} of them in reserve")
 
     def _list(self, admitted: Admitted, _parts: Parts) -> Answer:
         query = request.list_query(admitted.request)
@@ -171,6 +170,7 @@ class Operations:
         now = int(self._clock())
         keep = self._keeping.tombstone
         for post_id in mailbox.acknowledge(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce):
+            self._counters.add("posts fetched")
             event(_log, "fetched", post_id.hex(), by=admitted.fingerprint)
         return _json({"acknowledged": len(ids)})
 
@@ -186,7 +186,9 @@ class Operations:
         now = int(self._clock())
         keep = self._keeping.tombstone
         states = outbox.withdraw(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce)
-        event(_log, "withdrew", admitted.request.session, posts=list(states.values()).count(WITHDRAWN), asked=len(ids))
+        withdrawn = list(states.values()).count(WITHDRAWN)
+        self._counters.add("posts withdrawn", withdrawn)
+        event(_log, "withdrew", by=admitted.fingerprint, posts=withdrawn, asked=len(ids))
         results = []
         for post_id in ids:
             state = STATE_NAMES[states[post_id]] if post_id in states else "absent"

@@ -58,7 +58,7 @@ class Server:
         section = self._section
         database = service.open_database(section, section.threads + 2)
         counters = Counters(section.spool)
-        chores = Chores(database, time.time, service.tombstone(section))
+        chores = Chores(database, time.time, service.tombstone(section), counters)
         thread = threading.Thread(target=chores.run_forever, name="chores", daemon=True)
         thread.start()
         admin = self._serve_admin(database, counters)

@@ -15,6 +15,7 @@ from services.post_manager.counters import Counters
 from services.post_manager.operations import Keeping, Operations
 from services.post_manager.policy import DAY, Accounts
 from services.post_manager.rate import Buckets
+from services.post_manager.room import Room
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import damage, marks, schema
 from services.post_manager.storage.database import Database
@@ -109,10 +110,11 @@ def make_edge(
         by_client=Buckets(section.rate_client),
         accounts=accounts,
     )
-    keeping = Keeping(incoming, section.reserve_bytes, tombstone(section))
+    room = Room(incoming, section.reserve_bytes, sqlite_path(section.database_url))
+    keeping = Keeping(room, tombstone(section))
     return Edge(
         gate=gate,
-        operations=Operations(host, database, accounts, keeping, CookieIds(key), clock),
+        operations=Operations(host, database, accounts, keeping, CookieIds(key), clock, counters),
         database=database,
         counters=counters,
         prefix=section.prefix,

@@ -112,6 +112,7 @@ def test_a_page_that_hangs_holds_up_no_other_and_no_thread_for_each_client(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_page_that_fails_is_a_500_and_the_next_one_is_tried(port: int, pages: Pages) -> None:
     assert get(port, "/readyz")[0] == 500  # there is none yet: KeyError
+    wait_until(lambda: not any(thread.name == "admin /readyz" for thread in threading.enumerate()))
     pages["/readyz"] = lambda: Answer(200, b"")
     assert get(port, "/readyz")[0] == 200
 
