@@ -122,3 +122,23 @@ def test_a_traceback_follows_its_line(lines: list[str]) -> None:
     first, *rest = lines
     assert first.endswith("store error a bug")
     assert rest[-1] == "ValueError: broken"
+
+
+def test_a_flood_of_lines_of_one_kind_is_cut_off_and_counted(lines: list[str]) -> None:
+    now = [0.0]
+    sparing = log.Sparing(burst=2, seconds=60, clock=lambda: now[0])
+    log.setup()
+    logger = logging.getLogger("x")
+    for _ in range(5):
+        sparing.event(logger, "mac", "refused", reason="mac")
+    sparing.event(logger, "rate", "refused", reason="rate")
+    now[0] = 60.0
+    sparing.event(logger, "mac", "refused", reason="mac")
+    sparing.event(logger, "mac", "refused", reason="mac")
+    assert [line.partition(" - ")[2] for line in lines] == [
+        "refused reason=mac",
+        "refused reason=mac",
+        "refused reason=rate",
+        "refused reason=mac suppressed=3",
+        "refused reason=mac",
+    ]
