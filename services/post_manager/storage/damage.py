@@ -68,14 +68,23 @@ def set_aside(path: Path, now: int) -> Path | None:
 
     The files beside it go first: a journal left alone would be taken for that of whatever comes in its place.
     """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    aside = _aside(path, now)
     found = path.exists()
     for suffix in (*WRITE_AHEAD, ""):
+        to = aside.with_name(aside.name + suffix)
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            # What an interrupted attempt has set aside is kept; a reader may have made new, empty files since.
+            path.with_name(path.name + suffix).rename(to.with_name(to.name + "-late") if to.exists() else to)
     sync_directory(path.parent)
     return aside if found else None
+
+
+def _aside(path: Path, now: int) -> Path:
+    """A name that nothing has, or one that only the files beside a database have got so far."""
+    begun = (file.with_name(file.name.removesuffix("-wal")) for file in path.parent.glob(f"{path.name}.damaged-*-wal"))
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    names = (path.with_name(f"{path.name}.damaged-{stamp}{more}") for more in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(name for name in (*begun, *names) if not name.exists())
 
 
 def remove_side(path: Path) -> None:
