@@ -93,8 +93,11 @@ class Alpha:
 
 
 @contextmanager
-def alpha(directory: Path, identity: Identity, bob: Certificate) -> Iterator[Alpha]:
-    """Run alpha.example with alice as its only account; its files go below ``directory``."""
+def alpha(directory: Path, identity: Identity, bob: Certificate, settings: str = "") -> Iterator[Alpha]:
+    """Run alpha.example with alice as its only account; its files go below ``directory``.
+
+    ``settings``: further lines for [post_manager].
+    """
     ports = {"http": free_port(), "udp": free_port()}
     (directory / "accounts.toml").write_text(
         f'[accounts.alice]\naddress = "{ALICE}"\nfingerprint = "{identity.fingerprint}"\n'
@@ -111,6 +114,7 @@ udp_listen = "{LOOPBACK}:{ports["udp"]}"
 spool = "{directory / "store"}"
 accounts = "{directory / "accounts.toml"}"
 workers = 1
+{settings}
 """)
     log = directory / "store.log"
     with NameServer([parse_zone(ZONE.format(**ports))]) as dns, log.open("wb") as output:

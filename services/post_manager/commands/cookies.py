@@ -1,6 +1,7 @@
 """`post_manager cookies`: forgets cookies at the store, so that their holders make a full check over HTTP."""
 
 import contextlib
+import os
 
 import click
 
@@ -11,7 +12,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.flushing import delete_cookies, fingerprints_of
 from stubmail import cli
 from stubmail.address import Address, AddressError
-from stubmail.errors import PermanentError
+from stubmail.errors import Exit
 from stubmail.shape import FINGERPRINT
 
 _EPILOG = """\b
@@ -55,5 +56,5 @@ def _fingerprints(section: PostManager, database: Database, whose: str) -> set[s
     }
     found |= fingerprints_of(database, address)
     if not found:
-        raise PermanentError("5.1.1", f"no account, session or post here tells the certificate of {address}")
+        raise Exit(os.EX_NOUSER, f"no account, session or post here tells the certificate of {address}")
     return found
