@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
 MODE = "stubmail_mode"  # the execution option that says what a transaction is for
 READ, RELAXED, DURABLE = "read", "relaxed", "durable"
+JOURNAL = 8 * 2**20  # octets that SQLite's journal keeps when it begins anew, after a request that made it larger
 _CACHE_KIB = 2048  # SQLite's page cache, per connection
 _SERVER = "postgresql+psycopg"  # psycopg 3, whatever SQLAlchemy takes postgresql:// for
 
@@ -77,7 +78,11 @@ def sqlite_engine(url: str, connections: int) -> Engine:
         # It has an effect on a new file only; on any other it would wait for whoever writes just now.
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()
-        for statement in ("PRAGMA journal_mode = WAL", f"PRAGMA cache_size = -{_CACHE_KIB}"):
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            f"PRAGMA journal_size_limit = {JOURNAL}",
+            f"PRAGMA cache_size = -{_CACHE_KIB}",
+        ):
             connection.execute(statement).close()
 
     @event.listens_for(engine, "begin")

@@ -1,0 +1,45 @@
+"""Room on the spool's disk: new posts leave enough of it that what frees room, an acknowledgement, can be written."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.post_manager.storage.database import Database
+from services.post_manager.storage.errors import StorageFull
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where uploads wait, octets of that disk to leave free, and the SQLite file, if it is one."""
+
+    incoming: Path
+    reserve: int
+    file: Path | None = None
+
+    def check(self, octets: int, database: Database) -> None:
+        """Raise StorageFull unless there is room for posts of so many octets, and the reserve besides."""
+        free = shutil.disk_usage(self.incoming).free
+        if self.file is None:
+            needed = self.reserve + 2 * octets  # once as it comes in, once in the database, should it be on this disk
+        else:
+            # As it comes in, in the journal, and in the file, where the journal's older content may have to go as well.
+            growth = octets + self._journal()
+            needed = self.reserve + 2 * octets + growth
+            if free < needed:
+                needed -= min(growth, _reusable(database))
+        if free < needed:
+            raise StorageFull(f"{free} octets are free, {self.reserve} of them in reserve, {octets} are to be stored")
+
+    def _journal(self) -> int:
+        try:
+            return Path(f"{self.file}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+def _reusable(database: Database) -> int:
+    """Octets of an SQLite file that nothing uses now: what was deleted does not make the file smaller."""
+    with database.read() as connection:
+        pages = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+    return int(pages) * int(size)
