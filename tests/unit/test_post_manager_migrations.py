@@ -219,7 +219,8 @@ def test_only_a_step_to_make_loads_alembic(tmp_path: Path) -> None:
     with contextlib.closing(Database(url)) as database:
         schema.prepare(database)
     program = (
-        "import sys\nfrom services.post_manager import service\nfrom services.post_manager.storage import database, schema\n"
+        "import sys\nfrom services.post_manager import service\n"
+        "from services.post_manager.storage import database, schema\n"
         f"store = database.Database({url!r}); schema.prepare(store); schema.check(store); store.close()\n"
         "sys.exit('alembic' in sys.modules or 'psycopg' in sys.modules)"
     )

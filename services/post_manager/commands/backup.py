@@ -35,10 +35,8 @@ def backup(context: click.Context, file: Path, force: bool, salvage: bool) -> No
     with open_snapshot(context.obj) as source:
         pages = source.pages()
         if salvage:
-            examination = Examination(source, _name)
-            examination.check_contents()
-            pages = examination.sound_posts()
-        copied = backups.write(source, pages, file, int(time.time()), replace=force)
+            pages = Examination(source, _name).sound_posts()
+        copied = backups.write(source, pages, file, int(time.time()), replace=force, salvage=salvage)
     click.echo(f"{file}: {copied}, {file.stat().st_size} octets in all")
 
 

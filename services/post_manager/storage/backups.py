@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from services.post_manager.storage import damage, marks, schema, serials
 from services.post_manager.storage.copying import Copied, Rows, copy
@@ -26,9 +26,12 @@ from stubmail.spool import sync_directory
 _BESIDE = (*damage.WRITE_AHEAD, "-journal", "-turn")  # what stands beside a database in use
 
 
-def write(source: Snapshot, pages: Iterator[Rows], path: Path, now: int, *, replace: bool = False) -> Copied:
+def write(
+    source: Snapshot, pages: Iterator[Rows], path: Path, now: int, *, replace: bool = False, salvage: bool = False
+) -> Copied:
     """Write these posts of a snapshot to a new file; it is on disk, whole and private, when this returns.
 
+    ``salvage``: the counter of serials is taken from the posts, if it cannot be read.
     Raises Exit when the file is there and not to be replaced, or another backup to it is at work; StorageError, and
     OSError.
     """
@@ -37,19 +40,28 @@ def write(source: Snapshot, pages: Iterator[Rows], path: Path, now: int, *, repl
         with contextlib.closing(Database(sqlite_url(temporary), 1)) as target:
             schema.prepare(target)
             copied = copy(pages, source, target, now=None, durable=False)
-            finish(source, target, {marks.BACKUP: now})
+            finish(_serial(source, target, salvage), target, {marks.BACKUP: now})
         close_file(temporary)
         _publish(temporary, path, replace)
     return copied
 
 
-def finish(source: Snapshot, target: Database, new_marks: dict[str, int]) -> None:
+def finish(serial: int, target: Database, new_marks: dict[str, int]) -> None:
     """End a copy that kept the serials: the target's counter goes on where the source's is."""
     with target.write() as connection:
-        counter = update(schema.counters).where(schema.counters.c.name == schema.SERIAL)
-        connection.execute(counter.values(value=source.serial()))
+        connection.execute(update(schema.counters).where(schema.counters.c.name == schema.SERIAL).values(value=serial))
         for name, value in new_marks.items():
             marks.put(connection, name, value)
+
+
+def _serial(source: Snapshot, target: Database, salvage: bool) -> int:
+    try:
+        return source.serial()
+    except StorageError:
+        if not salvage:
+            raise
+    with target.read() as connection:
+        return int(connection.execute(select(func.coalesce(func.max(schema.posts.c.serial), 0))).scalar_one())
 
 
 def close_file(path: Path) -> None:

@@ -24,6 +24,8 @@ from stubmail.spool import remove_durably, sync_directory, write_durably
 SIDE_TABLES = (schema.sessions, schema.cookies, schema.nonces, schema.chores)
 WRITE_AHEAD = ("-wal", "-shm")  # the files that SQLite keeps beside a database
 
+_LENIENT = "PRAGMA writable_schema = ON"  # a file is read that is shorter than it says; nothing is written to it
+
 _log = logging.getLogger("post_manager")
 
 
@@ -130,6 +132,7 @@ def rescue_engine(path: Path, connections: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def attach(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(_LENIENT).close()
         connection.execute("ATTACH ? AS damaged", (_uri(path),)).close()
 
     with contextlib.suppress(DBAPIError), engine.connect() as connection:
@@ -158,6 +161,7 @@ def reading_engine(path: Path) -> Engine:
 
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(_uri(path), uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection.execute(_LENIENT).close()
     connection.isolation_level = None  # transactions begin above, not at the driver's discretion
     return connection
 

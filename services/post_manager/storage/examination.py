@@ -1,9 +1,10 @@
 """Everything a database holds, read once and held against what must be true of it; damage is named post by post."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, func, select, text
 
@@ -49,6 +50,15 @@ class Seen:
     octets: int = 0
 
 
+class _Content(NamedTuple):
+    """A content as a post knows it."""
+
+    id: int
+    sender: str
+    digest: bytes
+    size: int
+
+
 class Examination:
     """Examines one state of a database, in constant memory; ``report`` gets each damage as it is found."""
 
@@ -58,31 +68,32 @@ class Examination:
         self._report = report
         self._sqlite = source.connection.dialect.name == "sqlite"
         self._spoiled: dict[int, str] = {}  # contents, and what is wrong with them
+        self._last: float = -1  # the number of the last content that was looked at
 
     def run(self) -> Seen:
         """Look at everything. Raises StorageError when the database does not answer."""
         if self._sqlite:
             self._part("the file", self._check_pages)
-        self._part("contents", self.check_contents)
         for page in self.sound_posts():
             del page
         for what, check in sums.CHECKS.items():
             self._part(what, partial(self._check_sums, check))
         return self.seen
 
-    def check_contents(self) -> None:
+    def _check_contents(self) -> None:
         """Read every content: chunks that are missing or too many, digests that differ."""
-        last = -1
-        while rows := self._source.rows(_CONTENTS.where(contents.c.id > last).limit(1_000)):
+        while rows := self._source.rows(_CONTENTS.where(contents.c.id > self._last).limit(1_000)):
             for row in rows:
                 self._check_content(row)
-            last = rows[-1].id
+                self._last = row.id
+        self._last = math.inf
         stray = _SURPLUS.where((contents.c.id.is_(None)) | (chunks.c.number * CHUNK >= contents.c.size))
         for row in self._source.stream(stray.group_by(chunks.c.content)):
             self._say([f"content {row.content}: {row.number} chunks too many"])
 
     def sound_posts(self) -> Iterator[Sequence[Row[Any]]]:
         """Yield all posts but those that are damaged or have a damaged content, which are reported."""
+        self._part("contents", self._check_contents)
         after = 0
         while True:
             try:
@@ -130,14 +141,16 @@ class Examination:
             if row[0] != "ok":
                 self._report(Damage(f"the file: {'; '.join(row[0].splitlines())}", pages=True))
 
-    def _check_content(self, row: Row[Any]) -> None:
+    def _check_content(self, row: "Row[Any] | _Content") -> None:
         self.seen.contents += 1
         try:
             if len(row.digest) != 32 or row.size < 0:
                 raise StorageDamaged(f"content {row.id} has an impossible digest or size")
             for piece in KeptBody(self._source, row.id, row.digest, row.size).pieces():
                 self.seen.octets += len(piece)
-        except StorageDamaged as error:
+        except StorageError as error:
+            if not self._sqlite and not isinstance(error, StorageDamaged):
+                raise
             self._say([f"content {row.id} of {row.sender}: {error.text}"])
             if len(self._spoiled) < MAX_NAMED:
                 self._spoiled[row.id] = error.text
@@ -166,6 +179,8 @@ class Examination:
             return f"its content {row.content} belongs to {row.content_sender}"
         if row.size != len(row.head) + row.body_size:
             return f"it says it has {row.size} octets, but has {len(row.head) + row.body_size}"
+        if row.content > self._last and row.content not in self._spoiled:  # past pages that could not be read
+            self._check_content(_Content(row.content, row.sender, row.digest, row.body_size))
         return self._spoiled.get(row.content, "")
 
     def _say(self, problems: Iterator[str] | Sequence[str]) -> None:

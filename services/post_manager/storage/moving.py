@@ -49,7 +49,7 @@ def move(source: Database, target: Database) -> Copied | None:
         with snapshot(target) as arrived:
             if arrived.count() != kept.count():
                 raise StorageError("the target does not hold what was copied to it: is another program writing to it?")
-        finish(kept, target, {})  # its commit makes the earlier ones durable, too
+        finish(kept.serial(), target, {})  # its commit makes the earlier ones durable, too
         _close_source(kept.connection, number)
     _open_target(target)
     return copied

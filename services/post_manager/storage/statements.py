@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Row, Table
+from sqlalchemy import Connection, CursorResult, Table
 
 Values = Sequence[Any]
 
@@ -38,7 +38,9 @@ def _insert_new(table: Table) -> str:
     return f"INSERT INTO {table.name} ({names}) VALUES {{}} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"  # noqa: S608
 
 
-def fetch(connection: Connection, query: str, keys: Iterable[Values], *, lock: bool = False) -> Sequence[tuple[Any, ...]]:
+def fetch(
+    connection: Connection, query: str, keys: Iterable[Values], *, lock: bool = False
+) -> Sequence[tuple[Any, ...]]:
     """Return the rows for some keys of one or more values: ``{}`` in the query stands for all of them.
 
     ``lock``: nobody else changes these rows until the end of the transaction.
