@@ -81,6 +81,9 @@ def sqlite_engine(url: str, connections: int) -> Engine:
         for statement in (
             "PRAGMA journal_mode = WAL",
             f"PRAGMA journal_size_limit = {JOURNAL}",
+            # Debian's SQLite would overwrite all that is deleted, by way of the journal: on a full disk, nothing could
+            # be acknowledged, and it is ciphertext.
+            "PRAGMA secure_delete = FAST",
             f"PRAGMA cache_size = -{_CACHE_KIB}",
         ):
             connection.execute(statement).close()
