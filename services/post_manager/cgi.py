@@ -18,6 +18,7 @@ from wsgiref.handlers import CGIHandler
 
 from services.post_manager import daemon, directory, service
 from services.post_manager.app import create_app
+from services.post_manager.assembly import make_edge
 from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
 from services.post_manager.policy import load_accounts
@@ -54,7 +55,7 @@ def main() -> None:
         sys.exit(error.status if isinstance(error, Exit) else os.EX_OSERR)
     with contextlib.closing(database):
         served = _see_to_udp(section, config)
-        app = create_app(service.make_edge(section, host, accounts, database, counters=Counters(section.spool)))
+        app = create_app(make_edge(section, host, accounts, database, counters=Counters(section.spool)))
 
         def at_the_url(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             environ |= {"SCRIPT_NAME": "", "PATH_INFO": f"/{section.prefix}"}

@@ -15,6 +15,7 @@ import click
 
 from services.post_manager import directory, service
 from services.post_manager.app import create_app
+from services.post_manager.assembly import make_edge
 from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
 from services.post_manager.policy import Accounts, load_accounts
@@ -72,9 +73,7 @@ class Server:
             log.event(_log, "ended", **counters.snapshot())
 
         self._stop_worker = stop
-        return create_app(
-            service.make_edge(section, self._host, self._accounts, database, counters=counters, allow=allow)
-        )
+        return create_app(make_edge(section, self._host, self._accounts, database, counters=counters, allow=allow))
 
     def _serve_admin(self, database: Database, counters: Counters) -> Admin | None:
         if self._admin is None:

@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from services.post_manager import directory, service
 from services.post_manager.app import create_app
+from services.post_manager.assembly import make_edge
 from services.post_manager.counters import Counters
 from services.post_manager.policy import Account, Accounts
 from services.post_manager.settings import PostManager
@@ -211,7 +212,7 @@ def running_store(
     database = service.open_database(section, 4, prepare=True)
     try:
         counters = Counters()
-        edge = service.make_edge(section, HOST, Accounts(accounts), database, counters=counters, clock=clock)
+        edge = make_edge(section, HOST, Accounts(accounts), database, counters=counters, clock=clock)
         yield Store(section, clock, database, counters, create_app(edge).test_client())
     finally:
         database.close()

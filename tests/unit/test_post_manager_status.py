@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.post_manager import service
 from services.post_manager.app import create_app
+from services.post_manager.assembly import make_edge
 from services.post_manager.policy import Account, Accounts
 from services.post_manager.rate import BURST_SECONDS
 from services.post_manager.status import Status
@@ -139,7 +139,7 @@ def test_a_flood_of_refusals_is_logged_sparingly(view: View, caplog: pytest.LogC
 def test_an_accounts_rate_is_its_own_and_goes_over_all_sessions(tmp_path: Path) -> None:
     with running_store(tmp_path, rate_client=1) as store:
         fast = Account("alice", Address.parse(ALICE.address), ALICE.fingerprint, store.section.terms, rate=2)
-        edge = service.make_edge(
+        edge = make_edge(
             store.section, HOST, Accounts([fast]), store.database, counters=store.counters, clock=store.clock
         )
         store.http = create_app(edge).test_client()
