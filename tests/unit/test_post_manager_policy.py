@@ -1,6 +1,7 @@
 """The accounts file, [post_manager] of stub.conf, and the spool directory: what is wrong is said in one sentence."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -138,13 +139,20 @@ def test_a_spool_directory_that_others_can_enter_is_refused(tmp_path: Path) -> N
     assert (error.value.status, f"chmod 700 {tmp_path}" in error.value.text) == (os.EX_CONFIG, True)
 
 
+def name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
 def test_a_spool_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = tmp_path.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(Exit) as error:
         directory.open_directory(tmp_path)
     assert error.value.status == os.EX_NOPERM
-    assert f"belongs to user {owner}, but this process runs as user {owner + 1}" in error.value.text
+    assert f"belongs to user {name_of(owner)}, but this process runs as user {name_of(owner + 1)};" in error.value.text
 
 
 def test_a_file_is_no_spool_directory(tmp_path: Path) -> None:
