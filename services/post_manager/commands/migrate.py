@@ -84,22 +84,27 @@ def _target(url: str | None, to_file: Path | None) -> URL:
     return parsed
 
 
-def _open(url: str, where: str) -> Database:
+def _connect(url: str, where: str) -> Database:
     try:
-        database = Database(url, 2)
-    except (ValueError, ImportError) as error:
-        raise Exit(os.EX_CONFIG, f"{where} cannot be used: {error}") from error
+        return Database(url, 2)
+    except (ValueError, ImportError, StorageError) as error:
+        raise _useless(where, str(error)) from error
+
+
+def _useless(where: str, why: str) -> Exit:
+    return Exit(os.EX_UNAVAILABLE, f"{where} cannot be used: {why}")
+
+
+def _open(url: str, where: str) -> Database:
+    database = _connect(url, where)
     try:
         schema.prepare(database)
     except StorageError as error:
         database.close()
-        raise Exit(os.EX_UNAVAILABLE, f"{where} cannot be used: {error.text}") from error
+        raise _useless(where, error.text) from error
     except Exit:
         database.close()
         raise
-    if database.read_only:
-        database.close()
-        raise Exit(os.EX_DATAERR, f"{where} is damaged")
     return database
 
 
@@ -118,13 +123,18 @@ def _look(section: PostManager, url: str, where: str) -> None:
     """Say what would be moved, and whether the target would take it; nothing is changed anywhere."""
     with open_snapshot(section) as source:
         number, bodies, octets = source.count()
-    target_path = sqlite_path(url)
-    if target_path is not None and not target_path.exists():
-        state = "does not exist yet"
-    else:
-        with contextlib.closing(Database(url, 1)) as target, target.read() as connection:
-            empty = schema.version_of(connection) is None
-            if not empty:
-                moving.refuse_filled(connection)
-            state = "has no tables yet" if empty else "is an empty store"
+    path = sqlite_path(url)
+    state = "does not exist yet" if path is not None and not path.exists() else _state(url, where)
     click.echo(f"would move {number} posts, {bodies} contents with {octets} octets; {where} {state}")
+
+
+def _state(url: str, where: str) -> str:
+    with contextlib.closing(_connect(url, where)) as target:
+        try:
+            with target.read() as connection:
+                if schema.version_of(connection) is None:
+                    return "has no tables yet"
+                moving.refuse_filled(connection)
+        except StorageError as error:
+            raise _useless(where, error.text) from error
+    return "is an empty store"
