@@ -47,6 +47,18 @@ def test_an_account_may_have_terms_of_its_own(file: Path) -> None:
     write(file, file.read_text().replace("max_post = 3", "max_post = 101"))
     [account] = load_accounts(file, DEFAULTS)
     assert account.terms.max_post == 100  # never more than the store takes
+    assert account.rate is None
+    write(file, file.read_text() + "rate = 5\n")
+    [account] = load_accounts(file, DEFAULTS)
+    assert account.rate == 5
+
+
+def test_who_has_an_account_is_seen_by_fingerprint_and_address(file: Path) -> None:
+    write(file, f'[accounts.alice]\naddress = "Alice@Alpha.Example"\nfingerprint = "{FINGERPRINT}"\n')
+    accounts = load_accounts(file, DEFAULTS)
+    assert accounts.of(FINGERPRINT, "alice@ALPHA.example") is not None
+    assert accounts.of(FINGERPRINT, "bob@alpha.example") is None
+    assert accounts.of("F" * 40, "alice@alpha.example") is None
 
 
 def test_a_file_without_accounts_is_good(file: Path) -> None:
@@ -103,6 +115,9 @@ def test_the_defaults_are_those_of_the_protocol() -> None:
     [
         ("listen", "8080"),
         ("udp_listen", "x:y"),
+        ("admin_listen", "9465"),
+        ("drain_seconds", 0),
+        ("drain_notice_seconds", -1),
         ("prefix", ""),
         ("prefix", "/post"),
         ("prefix", "a/../b"),
@@ -119,7 +134,7 @@ def test_the_defaults_are_those_of_the_protocol() -> None:
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=key.replace("udp_listen", "HOST:PORT").replace("listen", "HOST:PORT")):
+    with pytest.raises(ConfigError, match="HOST:PORT" if key.endswith("listen") else key):
         section(**{key: value})
 
 
