@@ -143,7 +143,7 @@ def test_a_second_engine_in_a_process_leaves_the_first_ones_locks_alone(tmp_path
     url = sqlite_url(tmp_path / "store.db")
     first = Database(url)
     schema.prepare(first)
-    with first.watch() as watch, watch.look():
+    with first.watch() as connection, connection.begin():
         Database(url).close()
         script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM posts'); c.close()"
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "store.db")], check=True, timeout=30)
