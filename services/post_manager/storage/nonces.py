@@ -8,8 +8,9 @@ from sqlalchemy import Connection, bindparam, select
 
 from services.post_manager.storage.database import Database, Work
 from services.post_manager.storage.schema import nonces
-from services.post_manager.storage.statements import insert_new
+from services.post_manager.storage.statements import fetch, insert_new
 
+_INSERT = insert_new(nonces)
 _SEEN = select(nonces.c.time).where(nonces.c.client == bindparam("client"), nonces.c.nonce == bindparam("nonce"))
 
 
@@ -42,7 +43,8 @@ def remember(database: Database, nonce: Nonce) -> bool:
 
 def use(connection: Connection, wanted: Sequence[Nonce]) -> list[bool]:
     """Note these nonces in the transaction that also does what they came for; tell for each whether it is new."""
-    new = insert_new(connection, nonces, [(nonce.client, nonce.nonce, nonce.time) for nonce in wanted])
+    rows = [(nonce.client, nonce.nonce, nonce.time) for nonce in wanted]
+    new = {(client, octets) for client, octets in fetch(connection, _INSERT, rows)}
     verdicts = []
     for nonce in wanted:
         key = nonce.client, nonce.nonce

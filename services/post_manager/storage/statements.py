@@ -1,22 +1,25 @@
 """Statements of the busiest transactions, put together once and handed to the driver as they are.
 
 SQLAlchemy knows ON CONFLICT for one engine at a time only, and works longer on a small statement than SQLite does. So
-these are texts that SQLite and PostgreSQL understand alike; a question mark stands for a value.
+these are texts that SQLite and PostgreSQL understand alike. ``{}`` in one stands for any number of rows or keys: one
+statement for all of them is one round trip, and one wait for the other threads of this process to let go.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Table
+from sqlalchemy import Connection, Table
+
+AT_ONCE = 100  # rows or keys in one statement
 
 Values = Sequence[Any]
 
 
 def insert(table: Table, *columns: str) -> str:
-    """Return an INSERT of a row with values for these columns; none means all, in their order."""
+    """Return an INSERT of rows with values for these columns; none means all, in their order."""
     names = columns or [column.name for column in table.columns]
-    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {_marks(len(names))}"  # noqa: S608 - our own names
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {{}}"  # noqa: S608 - our own names
 
 
 def insert_or_add(table: Table) -> str:
@@ -26,47 +29,40 @@ def insert_or_add(table: Table) -> str:
     return f"{insert(table)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(added)}"
 
 
-def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> set[tuple[Any, ...]]:
-    """Insert those of some whole rows whose keys are new; return these keys."""
-    return {tuple(row) for row in fetch(connection, _insert_new(table), rows)}
-
-
-@lru_cache
-def _insert_new(table: Table) -> str:
-    names = ", ".join(column.name for column in table.columns)
+def insert_new(table: Table) -> str:
+    """Return an INSERT of those rows whose keys are new; it returns these keys."""
     key = ", ".join(column.name for column in table.primary_key.columns)
-    return f"INSERT INTO {table.name} ({names}) VALUES {{}} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"  # noqa: S608
+    return f"{insert(table)} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
 
 
-def fetch(
-    connection: Connection, query: str, keys: Iterable[Values], *, lock: bool = False
-) -> Sequence[tuple[Any, ...]]:
-    """Return the rows for some keys of one or more values: ``{}`` in the query stands for all of them.
+def run(connection: Connection, statement: str, rows: Sequence[Values]) -> None:
+    """Run a statement for some rows of values, if there are any."""
+    for sql, values in _filled(connection, statement, rows):
+        connection.exec_driver_sql(sql, values)
+
+
+def fetch(connection: Connection, query: str, keys: Iterable[Values], *, lock: bool = False) -> list[tuple[Any, ...]]:
+    """Return the rows for some keys of one or more values each.
 
     ``lock``: nobody else changes these rows until the end of the transaction.
     """
-    keys = list(keys)
-    if not keys:
-        return ()
     if lock and connection.dialect.name != "sqlite":  # which has one writer at a time
         query += " FOR UPDATE"
-    sql = _filled(query, len(keys), len(keys[0]), connection.dialect.paramstyle)
-    return connection.exec_driver_sql(sql, tuple(value for key in keys for value in key)).all()
+    found: list[tuple[Any, ...]] = []
+    for sql, values in _filled(connection, query, list(keys)):
+        found += connection.exec_driver_sql(sql, values)
+    return found
 
 
-def run(connection: Connection, statement: str, rows: Sequence[Values]) -> CursorResult[Any] | None:
-    """Run a statement once for each row of values; not at all when there is none."""
-    if not rows:
-        return None
-    return connection.exec_driver_sql(_filled(statement, 0, 0, connection.dialect.paramstyle), list(rows))
+def _filled(connection: Connection, statement: str, rows: Sequence[Values]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        sql = _with_marks(statement, len(some), len(some[0]), connection.dialect.paramstyle)
+        yield sql, tuple(value for row in some for value in row)
 
 
-@lru_cache(maxsize=1024)
-def _filled(query: str, keys: int, width: int, paramstyle: str) -> str:
-    if keys:
-        query = query.format(", ".join([_marks(width) if width > 1 else "?"] * keys))
-    return query if paramstyle == "qmark" else query.replace("?", "%s")
-
-
-def _marks(number: int) -> str:
-    return f"({', '.join('?' * number)})"
+@lru_cache(maxsize=2048)
+def _with_marks(statement: str, rows: int, width: int, paramstyle: str) -> str:
+    mark = "?" if paramstyle == "qmark" else "%s"
+    row = f"({', '.join([mark] * width)})" if width > 1 else mark
+    return statement.format(", ".join([row] * rows))
