@@ -5,7 +5,6 @@ holds for one state of the database; a cookie's key, which never changes, for as
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
@@ -26,6 +25,9 @@ MAX_REMEMBERED = 100_000  # cookies, of some 600 octets each
 DAY = 86_400  # seconds; how often the use of a cookie is noted
 
 
+Answer = tuple[bytes, Arrived]  # with what it answers; it is never longer than that
+
+
 class _Cookie(MacKey):
     """A cookie in memory: its key, and what was read of it in the state ``generation``."""
 
@@ -41,13 +43,6 @@ class _Cookie(MacKey):
         self.posts = known.posts
         self.serial = known.serial
         self.generation = generation
-
-
-class Answer(NamedTuple):
-    """An answer, and what it answers; never longer than that."""
-
-    octets: bytes
-    question: Arrived
 
 
 class Checks:
@@ -87,14 +82,14 @@ class Checks:
             cookie = find(check.cookie)
             if cookie is None and not self._ids.made_here(check.cookie):
                 unknown += 1
-                answers.append(Answer(unknown_to_wire(check.nonce), question))
+                answers.append((unknown_to_wire(check.nonce), question))
             elif cookie is not None and not check.authentic(cookie):
                 forged += 1
             elif cookie is None or cookie.generation != generation:
                 unread.setdefault(check.cookie, []).append((check, question))
             else:
                 answered += 1
-                answers.append(Answer(waiting_to_wire(check.nonce, cookie.posts, cookie.serial, cookie), question))
+                answers.append((waiting_to_wire(check.nonce, cookie.posts, cookie.serial, cookie), question))
                 if cookie.used < yesterday:
                     self.used[check.cookie] = now
         self._count("checks answered", answered)
@@ -127,12 +122,12 @@ class Checks:
         cookie = self._cookies.get(cookie_id)
         if cookie is None:
             self._counters.add("checks unknown")
-            answers.append(Answer(unknown_to_wire(check.nonce), question))
+            answers.append((unknown_to_wire(check.nonce), question))
         elif not check.authentic(cookie):
             self._counters.add("checks forged")
         else:
             self._counters.add("checks answered")
-            answers.append(Answer(waiting_to_wire(check.nonce, cookie.posts, cookie.serial, cookie), question))
+            answers.append((waiting_to_wire(check.nonce, cookie.posts, cookie.serial, cookie), question))
             if cookie.used < now - DAY:
                 self.used[cookie_id] = now
 
@@ -144,7 +139,7 @@ class Checks:
             self._counters.add("checks malformed")
             return
         self._counters.add("tokens given")
-        answers.append(Answer(token_to_wire(nonce, self._tokens.give(question.address, now)), question))
+        answers.append((token_to_wire(nonce, self._tokens.give(question.address, now)), question))
 
     def _count(self, name: str, number: int) -> None:
         if number:

@@ -70,8 +70,8 @@ class Notifier:
             ready.register(wakeup, select.POLLIN)
             note = time.monotonic() + NOTE_SECONDS
             while not self._stopped:
-                ready.poll(max(0.0, note - time.monotonic()) * 1000)
-                self.answer_waiting()
+                if not self.answer_waiting():
+                    ready.poll(max(0.0, note - time.monotonic()) * 1000)
                 if time.monotonic() >= note:
                     note = time.monotonic() + (1.0 if self._note_use() else NOTE_SECONDS)
         while self._note_use():
@@ -79,24 +79,24 @@ class Notifier:
         self._close()
         log.event(_log, "ended", **self._counters.snapshot())
 
-    def answer_waiting(self) -> None:
-        """Answer the datagrams that have arrived, AT_ONCE of them at most."""
+    def answer_waiting(self) -> int:
+        """Answer the datagrams that have arrived, AT_ONCE of them at most; return how many there were."""
         # One octet more than a question has: what is longer is seen to be.
         arrived = self._listener.receive(AT_ONCE, QUESTION_SIZE + 1)
         if not arrived:
-            return
+            return 0
         if self._watch is not None and self._database.outdated:
             self._close()
         try:
-            with self._watching().look() as state:
-                answers = self._checks.answer(arrived, state, int(self._clock()))
+            answers = self._checks.answer(arrived, self._watching().look(), int(self._clock()))
         except StorageError as error:  # clients go on over HTTP (protocol.md §6.7)
             self._close()
             self._drop(arrived, error.text)
-            return
+            return len(arrived)
         unsent = sum(not self._listener.send(answer, question) for answer, question in answers)
         if unsent:
             self._counters.add("checks unsent", unsent)
+        return len(arrived)
 
     def _watching(self) -> Watch:
         if self._watch is None:

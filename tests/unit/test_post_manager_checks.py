@@ -63,8 +63,8 @@ class Asking:
     def answer(self, *datagrams: bytes, now: int = NOW) -> list[bytes | None]:
         """What comes back for datagrams that arrive together."""
         arrived = [Arrived(data, PEER, []) for data in datagrams]
-        with self.watch.look() as state:
-            answers = {id(question): octets for octets, question in self.checks.answer(arrived, state, now)}
+        state = self.watch.look()
+        answers = {id(question): octets for octets, question in self.checks.answer(arrived, state, now)}
         return [answers.get(id(question)) for question in arrived]
 
     def ask(self, now: int = NOW) -> Waiting | Unknown:
@@ -111,28 +111,28 @@ def test_the_answers_of_one_state_need_one_read_of_each_cookie(bob: Asking) -> N
     def burst(key: bytes) -> list[Arrived]:
         return [Arrived(check_to_wire(bob.cookie, secrets.token_bytes(16), key), PEER, []) for _ in range(100)]
 
-    with bob.watch.look() as state:
-        counting = Counting(state)
-        assert len(bob.checks.answer(burst(bob.key), counting, NOW)) == 100
-        assert len(bob.checks.answer(burst(bob.key), counting, NOW)) == 100
+    state = bob.watch.look()
+    counting = Counting(state)
+    assert len(bob.checks.answer(burst(bob.key), counting, NOW)) == 100
+    assert len(bob.checks.answer(burst(bob.key), counting, NOW)) == 100
     assert counting.ids == [bob.cookie]
     with bob.database.write() as connection:
         connection.execute(cookies.update().values(used=NOW + 1))
-    with bob.watch.look() as state:
-        counting = Counting(state)
-        assert bob.checks.answer(burst(bytes(32)), counting, NOW) == []
-        assert counting.ids == [], "a forged check costs no read, whatever has changed"
-        assert len(bob.checks.answer(burst(bob.key), counting, NOW)) == 100
-        assert counting.ids == [bob.cookie]
+    state = bob.watch.look()
+    counting = Counting(state)
+    assert bob.checks.answer(burst(bytes(32)), counting, NOW) == []
+    assert counting.ids == [], "a forged check costs no read, whatever has changed"
+    assert len(bob.checks.answer(burst(bob.key), counting, NOW)) == 100
+    assert counting.ids == [bob.cookie]
     assert bob.counters["checks answered"] == 300
     assert bob.counters["checks forged"] == 100
 
 
 def test_made_up_cookies_cost_no_read(bob: Asking) -> None:
     arrived = [Arrived(check_to_wire(secrets.token_bytes(16), bytes(16), bytes(32)), PEER, []) for _ in range(100)]
-    with bob.watch.look() as state:
-        counting = Counting(state)
-        assert len(bob.checks.answer(arrived, counting, NOW)) == 100
+    state = bob.watch.look()
+    counting = Counting(state)
+    assert len(bob.checks.answer(arrived, counting, NOW)) == 100
     assert counting.ids == []
     assert len(bob.checks) == 0
     assert bob.counters["checks unknown"] == 100
@@ -141,9 +141,9 @@ def test_made_up_cookies_cost_no_read(bob: Asking) -> None:
 def test_a_deleted_cookie_is_read_once_in_a_burst_and_not_remembered(bob: Asking) -> None:
     deleted = CookieIds(bob.store_key).new()
     arrived = [Arrived(check_to_wire(deleted, secrets.token_bytes(16), bytes(32)), PEER, []) for _ in range(64)]
-    with bob.watch.look() as state:
-        counting = Counting(state)
-        assert {len(answer.octets) for answer in bob.checks.answer(arrived, counting, NOW)} == {24}
+    state = bob.watch.look()
+    counting = Counting(state)
+    assert {len(answer[0]) for answer in bob.checks.answer(arrived, counting, NOW)} == {24}
     assert counting.ids == [deleted]
     assert len(bob.checks) == 0
 

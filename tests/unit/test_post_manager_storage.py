@@ -290,12 +290,12 @@ def test_sessions_end_and_the_oldest_give_way(database: Database) -> None:
     gone, kept = (cookie for _, cookie in opened[:2])
     with database.watch() as watched:
         watch = Watch(watched)
-        with watch.look() as state:
-            assert state.cookies([gone.id, kept.id], NOW) == {kept.id: Known(kept.secret, NOW + 1, 0, 0)}
-            assert state.cookies([kept.id], NOW + 1 + sessions.COOKIE_SECONDS) == {}
+        state = watch.look()
+        assert state.cookies([gone.id, kept.id], NOW) == {kept.id: Known(kept.secret, NOW + 1, 0, 0)}
+        assert state.cookies([kept.id], NOW + 1 + sessions.COOKIE_SECONDS) == {}
         sessions.touch_cookies(database, [kept.id], NOW + 100)
-        with watch.look() as state:
-            assert state.cookies([kept.id], NOW + 1 + sessions.COOKIE_SECONDS)
+        state = watch.look()
+        assert state.cookies([kept.id], NOW + 1 + sessions.COOKIE_SECONDS)
 
 
 def test_a_nonce_is_good_once_for_each_client(database: Database) -> None:
@@ -403,15 +403,15 @@ def test_a_watch_sees_that_something_changed(database: Database) -> None:
     sessions.save(database, session, cookie, NOW)
     with database.watch() as connection:
         watch = Watch(connection)
-        with watch.look() as first:
-            assert first.cookies([cookie.id, bytes(15) + b"x"], NOW) == {cookie.id: Known(cookie.secret, NOW, 0, 0)}
-        with watch.look() as second:
-            assert second.version == first.version
+        first = watch.look()
+        assert first.cookies([cookie.id, bytes(15) + b"x"], NOW) == {cookie.id: Known(cookie.secret, NOW, 0, 0)}
+        second = watch.look()
+        assert second.version == first.version
         keep(database, new())
-        with watch.look() as third:
-            assert third.version != first.version
-            [known] = third.cookies([cookie.id], NOW).values()
-            assert (known.posts, known.serial) == (1, serials.floor(NOW) + 1)
+        third = watch.look()
+        assert third.version != first.version
+        [known] = third.cookies([cookie.id], NOW).values()
+        assert (known.posts, known.serial) == (1, serials.floor(NOW) + 1)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

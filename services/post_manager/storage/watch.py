@@ -4,12 +4,10 @@ What a check needs is one indexed read (protocol.md §6), here without SQLAlchem
 be the larger half.
 """
 
-import contextlib
 import itertools
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal_column, select
 
@@ -18,12 +16,12 @@ from services.post_manager.storage.schema import WAITING, cookies, posts, tallie
 from services.post_manager.storage.sessions import COOKIE_SECONDS
 
 Version = tuple[int, int | str]
+Row = tuple[Any, ...]
 
 _watches = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A cookie: its key (32 octets), when it was last used, and what waits: posts, and the largest serial or 0."""
 
     secret: bytes
@@ -56,45 +54,56 @@ class Watch:
         self._file = driver if isinstance(driver, sqlite3.Connection) else None
         self._one = str(_ONE.compile(connection))
 
-    @contextlib.contextmanager
-    def look(self) -> Iterator["State"]:
-        """The database as it is now. Raises StorageError."""
+    def look(self) -> "State":
+        """Return the database as it is now. Raises StorageError."""
+        # The version comes before the reads: what those see is as new as it says, or newer.
         if self._file is None:
             with translated():
-                # The snapshot says which transactions can be seen: when it is the same, so is everything that is
-                # read. It comes before the reads: what those see is as new as it says, or newer.
-                version = str(self._connection.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar_one())
-                yield State((self._number, version), self._read_many)
-            return
+                # A snapshot says which transactions can be seen: as long as it is the same, so is everything else.
+                text = str(self._connection.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar_one())
+            return State((self._number, text), self._read_many)
         try:
-            self._file.execute("BEGIN")
+            # It counts what other connections do, from wherever this one began to count.
+            (number,) = self._file.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+        return State((self._number, number), self._read_each)
+
+    def _read_many(self, ids: Sequence[bytes]) -> list[Row]:
+        with translated():
+            return [tuple(row) for row in self._connection.execute(_MANY, {"ids": ids})]
+
+    def _read_each(self, ids: Sequence[bytes]) -> list[Row]:
+        assert self._file is not None
+        try:
+            self._file.execute("BEGIN")  # of many, each by itself would take its locks
             try:
-                # It counts what other connections do, from wherever this one began to count.
-                (number,) = self._file.execute("PRAGMA data_version").fetchone()
-                yield State((self._number, number), self._read_each)
+                found = [self._file.execute(self._one, (cookie_id,)).fetchone() for cookie_id in ids]
             finally:
                 self._file.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StorageError(f"the database: {error}") from error
-
-    def _read_many(self, ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self._connection.execute(_MANY, {"ids": ids})]
-
-    def _read_each(self, ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
-        assert self._file is not None
-        found = (self._file.execute(self._one, (cookie_id,)).fetchone() for cookie_id in ids)
+            raise _unusable(error) from error
         return [row for row in found if row is not None]
 
 
-class State:
-    """One state of the database; ``version`` is the same as long as nobody changes anything."""
+def _unusable(error: sqlite3.Error) -> StorageError:
+    return StorageError(f"the database: {error}")
 
-    def __init__(self, version: Version, read: Any) -> None:
+
+class State:
+    """The database at one moment; ``version`` is the same as long as nobody changes anything."""
+
+    __slots__ = ("_read", "version")
+
+    def __init__(self, version: Version, read: Callable[[Sequence[bytes]], list[Row]]) -> None:
         self.version = version
         self._read = read
 
     def cookies(self, ids: Sequence[bytes], now: int) -> dict[bytes, Known]:
-        """Return those of these cookies that are there and were used in the last 90 days, by id."""
+        """Return those of these cookies that are there and were used in the last 90 days, by id.
+
+        As they were at that moment, or later. Raises StorageError.
+        """
         return {
             bytes(row[0]): Known(bytes(row[1]), row[2], int(row[3]), int(row[4]))
             for row in self._read(ids)
