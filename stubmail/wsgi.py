@@ -5,6 +5,7 @@
 
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -69,6 +70,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_class": PatientWorker,
             "workers": 1,
             "threads": 8,
+            # As many again are left for files and for the database.
+            "worker_connections": min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
             "timeout": 60,
             "graceful_timeout": 30,
             "logger_class": _Log,

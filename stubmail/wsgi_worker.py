@@ -5,18 +5,25 @@ application is about to move. Who misses it is disconnected, and the thread is f
 """
 
 import contextlib
+import errno
 import logging
+import selectors
 import socket
 import time
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from gunicorn.http.message import Request
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from stubmail.log import event
 
 MIN_RATE = 8_192  # octets a second, on top of the patience
+
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NOT_NOW = _NO_ROOM | {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
+_PAUSE = 0.05  # seconds
 
 _log = logging.getLogger("wsgi")
 _deadlines: dict[socket.socket, float] = {}  # of this worker process
@@ -43,6 +50,45 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             for listener in self.sockets:
                 listener.close()
 
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection. No thread waits for its first octets: gunicorn's own worker has one do that."""
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno not in _NOT_NOW:
+                raise
+            if error.errno in _NO_ROOM and not self._close_idle():
+                time.sleep(_PAUSE)  # or the listener, readable as it is, would keep this loop busy
+            return
+        self.nr_conns += 1
+        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn.timeout = time.monotonic() + self.patience
+        self.pending_conns.append(conn)
+        self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+        if self.nr_conns >= self.worker_connections:
+            self._close_idle()
+
+    def _close_idle(self) -> bool:
+        """Make room for others: close the connection that has kept silent longest. False when none is silent."""
+        for idle in (self.pending_conns, self.keepalived_conns):
+            if idle:
+                conn = idle.popleft()
+                self.poller.unregister(conn.sock)
+                self.nr_conns -= 1
+                conn.close()
+                return True
+        return False
+
+    def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """Have a thread read what has come, unless the connection was closed since the poller saw that."""
+        if conn in self.pending_conns:
+            super().on_pending_socket_readable(conn, client)
+
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """As above, for a connection that has been served before."""
+        if conn in self.keepalived_conns:
+            super().on_client_socket_readable(conn, client)
+
     def handle(self, conn: TConn) -> Any:
         """In a thread: begin to read a request's header. What a client waited for a thread does not count."""
         _deadlines[conn.sock] = time.monotonic() + self.patience
@@ -65,8 +111,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def murder_pending(self) -> None:
         """Called about once a second: disconnect whoever is too late. The thread that waits for him wakes up."""
-        super().murder_pending()
         now = time.monotonic()
+        if not self.alive:  # they keep nobody from ending
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
+        super().murder_pending()
         for connection, deadline in list(_deadlines.items()):
             if now > deadline and _deadlines.pop(connection, None) is not None:
                 event(_log, "stalled", level=logging.WARNING, seconds=round(self.patience + now - deadline))
