@@ -2,8 +2,9 @@
 
 python -m bench.http_load PORT CONNECTIONS FILE
 
-FILE holds whole HTTP requests, each behind its length in 4 octets. Runs in a process of its own, so that its work is
-not the server's; prints one line of JSON: ``seconds``, ``octets`` received, and how often each ``status`` came.
+FILE holds whole HTTP requests, each behind its length in 4 octets. Where the server closes a connection behind its
+answer, another one takes its place. Runs in a process of its own, so that its work is not the server's; prints one line
+of JSON: ``seconds``, ``octets`` received, and how often each ``status`` came.
 """
 
 import json
@@ -70,6 +71,11 @@ class _Connection:
         self._left: int | None = None  # octets of the body; None: until the last chunk
         self._tail = b""
 
+    @property
+    def closing(self) -> bool:
+        """Whether the server said that it closes the connection behind this answer."""
+        return b"\r\nconnection: close" in self._head.lower()
+
     def send(self, request: memoryview) -> None:
         self._head = b""
         self.socket.sendall(request)
@@ -126,6 +132,11 @@ def _run(port: int, connections: int, requests: Iterator[memoryview]) -> Load:
                 if answer is None:
                     continue
                 status[answer] += 1
+                if connection.closing:
+                    selector.unregister(connection.socket)
+                    connection.socket.close()
+                    connection = pool[pool.index(connection)] = _Connection(port)
+                    selector.register(connection.socket, selectors.EVENT_READ, connection)
                 if (request := next(requests, None)) is not None:
                     connection.send(request)
                 else:

@@ -1,5 +1,7 @@
 """A store that does nothing: Flask parses the form and answers. What the store's own work is measured against.
 
+The answer is a line of JSON, or as many zeros as the URL says: /post_manager/NUMBER.
+
 python -m bench.null_app WORKERS THREADS
 """
 
@@ -20,10 +22,18 @@ def make_app() -> Flask:
 
     @app.post("/post_manager")
     def null() -> Response:
-        parts = len(request.form) + len(request.files)
-        return Response(b'{"parts":%d}' % parts, 200, content_type="application/json")
+        return Response(b'{"parts":%d}' % _parse(), 200, content_type="application/json")
+
+    @app.post("/post_manager/<int:octets>")
+    def some(octets: int) -> Response:
+        _parse()
+        return Response(bytes(octets), 200, content_type="application/octet-stream")
 
     return app
+
+
+def _parse() -> int:
+    return len(request.form) + len(request.files)
 
 
 def main() -> None:
