@@ -23,7 +23,7 @@ from tests.support.fakes import FakeResolver
 from tests.support.gpg import gpg_home, need
 from tests.support.keys import make_identity, make_key, public
 from tests.support.store import HOST, Person
-from tests.support.store_process import StoreProcess, store_process
+from tests.support.store_process import StoreProcess
 
 RECIPIENTS = 50
 MESSAGE = 5 * 2**20  # octets
