@@ -134,8 +134,9 @@ class HttpClient:
             url = f"{'https' if tls else 'http'}://{_bracketed(address)}:{port}{path}"
             if body is not None:
                 body.begun = False
+            adapter = self._adapter(host if tls else "")
             try:
-                response = self._adapter(host if tls else "").send(
+                response = adapter.send(
                     requests.Request(method, url, headers, data=body).prepare(),
                     stream=True,
                     timeout=(CONNECT_SECONDS, self._timeout),
@@ -143,6 +144,7 @@ class HttpClient:
                 )
             except _BROKEN as error:
                 if _lost(error):
+                    adapter.close()  # what else is kept may be as dead, and another request gets a new connection
                     raise ConnectionLost("4.4.2", f"{host} closed the connection: {_reason(error)}") from error
                 if not _unreached(error) or (body is not None and body.begun):
                     raise TemporaryError("4.4.2", f"{host} does not answer: {_reason(error)}") from error
@@ -175,6 +177,16 @@ class _Adapter(HTTPAdapter):
             kwargs |= {"server_hostname": self._tls_host, "assert_hostname": self._tls_host}
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": PacedPool, "https": PacedTlsPool}
+
+    def close(self) -> None:
+        """Close the connections that wait to be used again, at once; those in use are closed when they are given back.
+
+        Without these steps they would stay open until nothing refers to their pools any more.
+        """
+        for key in self.poolmanager.pools.keys():  # noqa: SIM118 - it is no dictionary
+            if (pool := self.poolmanager.pools.get(key)) is not None:
+                pool.close()
+        super().close()
 
 
 def _bracketed(host: str) -> str:

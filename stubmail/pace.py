@@ -3,10 +3,12 @@
 A timeout for each wait alone lets a peer send one octet just before each of them ends, or head lines for ever.
 """
 
+import errno
 import io
 import time
 from http.client import HTTPResponse
 from socket import socket
+from ssl import SSLEOFError
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -76,6 +78,13 @@ class _Connection(HTTPConnection):
 
 class _TlsConnection(HTTPSConnection):
     response_class = PacedResponse
+
+    def send(self, data: Any) -> None:
+        """Send octets; a peer that hung up is a broken pipe, as without TLS: it may have answered before it did so."""
+        try:
+            super().send(data)
+        except SSLEOFError as error:
+            raise BrokenPipeError(errno.EPIPE, "the peer hung up") from error
 
 
 class PacedPool(HTTPConnectionPool):

@@ -40,6 +40,12 @@ class Connection:
         while b"\r\n\r\n" not in self._buffer:
             self._more()
 
+    def read_some(self, octets: int) -> None:
+        """Read so many octets of a request at least, and its header lines."""
+        self.read_head()
+        while len(self._buffer) < octets:
+            self._more()
+
     def read_request(self) -> Seen:
         """Read one request with a Content-Length (or none, and no body) and remember it."""
         self.read_head()
@@ -134,6 +140,7 @@ class ScriptedServer:
         sock, _ = self._listener.accept()
         self.connections += 1
         sock.settimeout(PATIENCE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or what closes it may overtake a short answer
         with contextlib.ExitStack() as stack:
             stack.callback(sock.close)
             if self._tls is not None:

@@ -1,9 +1,12 @@
 """HttpClient against a loopback server that answers wrongly, slowly, endlessly or not at all."""
 
+import contextlib
 import gzip
+import socket
 import ssl
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,6 +299,64 @@ def test_an_early_refusal_is_read_though_the_body_was_not() -> None:
         client().post(HOST, server.port, "/", Body([b"x" * 10_000_000]), "a/b") as answer,
     ):
         assert answer.status == 413
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("read", [0, 200_000])
+def test_a_large_body_may_be_refused_or_lost_half_sent(tls: bool, read: int) -> None:
+    """Over TLS too: what came before the peer hung up counts, and if nothing came, a connection was lost."""
+
+    def refuse(connection: Connection) -> None:
+        connection.read_some(read)
+        connection.answer(b"{}", "413 Content Too Large", "application/json")
+
+    def hang_up(connection: Connection) -> None:
+        connection.read_some(read)
+
+    http = client(ca_file=str(TLS / "ca.pem"))
+    with scripted(hang_up, refuse, answering(), tls=_tls() if tls else None) as server:
+        body = Body([b"x" * 10_000_000])
+        with pytest.raises(ConnectionLost):
+            http.post(HOST, server.port, "/", body, "a/b", tls=tls)
+        with http.post(HOST, server.port, "/", body, "a/b", tls=tls) as answer:
+            assert (answer.status, answer.read(10)) == (413, b"{}")
+        with http.post(HOST, server.port, "/", body, "a/b", tls=tls) as answer:
+            assert (answer.status, answer.read(10)) == (200, b"hello")
+    assert len(server.seen[0].body) == len(body)
+
+
+def test_where_one_kept_connection_was_lost_the_others_are_not_tried() -> None:
+    """As behind a peer that was restarted, or a translator of addresses that forgets: what is kept is dead."""
+
+    def play(sock: socket.socket, keep: bool) -> bool:
+        """Answer one request; read another if the connection is kept, and tell whether one came."""
+        with contextlib.closing(sock), contextlib.suppress(EOFError):
+            sock.settimeout(10)
+            connection = Connection(sock, [])
+            answering()(connection)
+            if keep:
+                connection.read_head()
+                return True
+        return False
+
+    def serve(listener: socket.socket) -> int:
+        with ThreadPoolExecutor(3) as pool:
+            plays = [pool.submit(play, listener.accept()[0], keep) for keep in (True, True, False)]
+            return [each.result(10) for each in plays].count(True)
+
+    http = client()
+    with socket.create_server((LOOPBACK, 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(10)
+        unanswered = pool.submit(serve, listener)
+        port = listener.getsockname()[1]
+        for answer in [http.get(HOST, port, "/") for _ in range(2)]:  # two connections, kept from here on
+            with answer:
+                answer.read(10)
+        with pytest.raises(ConnectionLost):
+            http.get(HOST, port, "/")
+        with http.get(HOST, port, "/") as answer:
+            assert answer.read(10) == b"hello"
+        assert unanswered.result(10) == 1
 
 
 # Wrong answers
