@@ -137,6 +137,7 @@ def house(accounts: Sequence[str] = (), url: str = "", **settings: Any) -> Itera
         (root / "spool" / "incoming").mkdir(mode=0o700)
         values = {
             "listen": f"{ADDRESS}:0",
+            "admin_listen": "",
             "udp": False,
             "host": HOST,
             "spool": str(root / "spool"),
