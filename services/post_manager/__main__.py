@@ -58,10 +58,7 @@ def main(context: click.Context, config: Path, check: bool, verbose: bool) -> No
         return
     accounts = load_accounts(section.accounts, section.terms)
     incoming = directory.open_directory(section.spool)
-    database = service.open_database(section, 1, prepare=True)
-    database.close()
-    if database.read_only:
-        _warn_of_damage(section, check)
+    _try_database(section, check)
     _try_addresses(section)
     if check:
         where = sqlite_path(section.database_url) or "the database server"
@@ -73,6 +70,20 @@ def main(context: click.Context, config: Path, check: bool, verbose: bool) -> No
             log.event(_log, "cleaned", directory=incoming, files=leftovers)
         drain_seconds = section.drain_notice_seconds + section.drain_seconds + SPARE_SECONDS
         sys.exit(supervise(_children(section, config, verbose), drain_seconds=drain_seconds))
+
+
+def _try_database(section: PostManager, check: bool) -> None:
+    """Open the database, and prepare its tables; one that is away does not keep the store from coming up."""
+    try:
+        database = service.open_database(section, 1, prepare=True)
+    except service.Away as error:
+        if check:
+            raise
+        service.say_away(error)
+        return
+    database.close()
+    if database.read_only:
+        _warn_of_damage(section, check)
 
 
 def _warn_of_damage(section: PostManager, check: bool) -> None:

@@ -25,9 +25,9 @@ from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError
+from services.post_manager.unavailable import unavailable
 from stubmail import log, settings
 from stubmail.errors import Exit
-from stubmail.request import Refusal
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -51,7 +51,7 @@ def main() -> None:
         database = _open_database(section)
     except (Exit, OSError) as error:
         log.event(_log, "failed", level=logging.CRITICAL, error=error)
-        _answer(_unavailable)
+        _answer(unavailable() if isinstance(error, service.Away) else _not_set_up())
         sys.exit(error.status if isinstance(error, Exit) else os.EX_OSERR)
     with contextlib.closing(database):
         served = _see_to_udp(section, config)
@@ -68,9 +68,12 @@ def main() -> None:
 
 def _open_database(section: PostManager) -> Database:
     """Only when it cannot be used as it is, make or migrate it: that takes a writer's turn, and room on the disk."""
-    with contextlib.suppress(Exit):
+    try:
         return service.open_database(section, 1)
-    return service.open_database(section, 1, prepare=True)
+    except service.Away:
+        raise
+    except Exit:
+        return service.open_database(section, 1, prepare=True)
 
 
 def _see_to_udp(section: PostManager, config: Path) -> bool:
@@ -124,13 +127,9 @@ def _do_chores(section: PostManager, database: Database) -> None:
         log.event(_log, "failed", level=logging.WARNING, error=error)
 
 
-def _unavailable(_environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+def _not_set_up() -> Callable[..., Iterable[bytes]]:
     """What a peer sees when the store is not set up; the reason is in the web server's error log."""
-    refusal = Refusal("unavailable", "this store is not set up; its web server's error log says why", 3600)
-    text = f'{{"error": "{refusal.code}", "message": "{refusal.message}", "time": {int(time.time())}}}'
-    headers = [("Content-Type", "application/json"), ("Retry-After", str(refusal.retry_after))]
-    start_response(f"{refusal.status} Service Unavailable", headers)
-    return [text.encode()]
+    return unavailable("this store is not set up; its web server's error log says why", 3600)
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ class BoundedLog(io.TextIOBase):
 def _do_chores(config: Path) -> None:
     try:
         section, _ = service.read(config, sample=False)
-        database = service.open_database(section, 1)
     except Exit as error:  # the notifier says the same, and ends
         log.event(_log, "failed", level=logging.ERROR, error=error)
         return
+    database = service.await_database(section, 1)
     Chores(database, time.time, service.tombstone(section)).run_forever()
 
 

@@ -162,11 +162,11 @@ def main(config: Path, check: bool, verbose: bool) -> None:
     with contextlib.closing(UdpSocket(*cli.parse_listen(section.udp_listen))) as listener:
         if check:
             return
-        with contextlib.closing(service.open_database(section, 2)) as database:
-            notifier = Notifier(listener, database, Counters(section.spool))
-            address, port = listener.name
-            log.event(_log, "listening", address=f"{address}:{port}")
-            notifier.run()
+        address, port = listener.name
+        log.event(_log, "listening", address=f"{address}:{port}")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # also while the database is waited for
+        with contextlib.closing(service.await_database(section, 2)) as database:
+            Notifier(listener, database, Counters(section.spool)).run()
 
 
 if __name__ == "__main__":

@@ -6,28 +6,20 @@ python -m services.post_manager.server --config FILE [-v]
 import logging
 import math
 import socket
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from services.post_manager import directory, service
-from services.post_manager.app import create_app
-from services.post_manager.assembly import make_edge
-from services.post_manager.chores import Chores
-from services.post_manager.counters import Counters
+from services.post_manager import service
 from services.post_manager.policy import Accounts, load_accounts
 from services.post_manager.settings import PostManager
-from services.post_manager.status import Status
-from services.post_manager.storage.database import Database
+from services.post_manager.worker import Worker
 from stubmail import cli, log, wsgi
-from stubmail.admin import Admin
 from stubmail.settings import ConfigError
 from stubmail.supervisor import die_with_parent
 from stubmail.wsgi_drain import Draining
-from stubmail.wsgi_worker import PatientWorker, allow
+from stubmail.wsgi_worker import PatientWorker
 
 _log = logging.getLogger("post_manager")
 _admin_log = logging.getLogger("post_manager.admin")
@@ -43,7 +35,7 @@ class Server:
         self.draining = Draining()
         self._host = host
         self._accounts = accounts
-        self._stop_worker: Callable[[], None] = lambda: None
+        self._worker: Worker | None = None
 
     def reload(self, _arbiter: object) -> None:
         """In the master, on SIGHUP: read the accounts file again; a broken one leaves things as they were."""
@@ -55,45 +47,14 @@ class Server:
         log.event(_log, "reloaded", accounts=len(self._accounts))
 
     def make_app(self) -> wsgi.WsgiApp:
-        """In a worker: open the database, begin with the chores, and return the application."""
-        section = self._section
-        database = service.open_database(section, section.threads + 2)
-        counters = Counters(section.spool)
-        chores = Chores(database, time.time, service.tombstone(section), counters)
-        thread = threading.Thread(target=chores.run_forever, name="chores", daemon=True)
-        thread.start()
-        admin = self._serve_admin(database, counters)
-
-        def stop() -> None:
-            if admin is not None:
-                admin.stop()
-            chores.stop()
-            thread.join(5)
-            database.close()
-            log.event(_log, "ended", **counters.snapshot())
-
-        self._stop_worker = stop
-        return create_app(make_edge(section, self._host, self._accounts, database, counters=counters, allow=allow))
-
-    def _serve_admin(self, database: Database, counters: Counters) -> Admin | None:
-        if self._admin is None:
-            return None
-        status = Status(
-            database=database,
-            counters=counters,
-            incoming=self._section.spool / directory.INCOMING,
-            reserve=self._section.reserve_bytes,
-            accounts=len(self._accounts),
-            started=self._started,
-            draining=lambda: bool(self.draining),
-        )
-        admin = Admin(self._admin, status.pages)
-        admin.start()
-        return admin
+        """In a worker: begin with everything that it does, and return the application."""
+        self._worker = Worker(self._section, self._host, self._accounts, self._admin, self.draining, self._started)
+        return self._worker.start()
 
     def end(self, _arbiter: object, _worker: object) -> None:
         """In a worker that has served its last request."""
-        self._stop_worker()
+        if self._worker is not None:
+            self._worker.stop()
 
 
 @click.command("post_manager.http")

@@ -1,6 +1,9 @@
 """What all processes of the store do first: read the settings, open the database."""
 
+import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy.exc import ArgumentError
@@ -13,7 +16,19 @@ from services.post_manager.storage.engines import describe, sqlite_path
 from services.post_manager.storage.errors import StorageDamaged, StorageError
 from stubmail import cli
 from stubmail.errors import Exit
+from stubmail.log import event
 from stubmail.settings import ConfigError, Domain, load_file
+
+RETRY_SECONDS = 1.0  # until a database that is away is tried again
+
+_log = logging.getLogger("post_manager")
+
+
+class Away(Exit):
+    """The database is not there now, and may be later: a directory to be mounted, a server to be started."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(os.EX_UNAVAILABLE, f"{where} cannot be used: {why}")
 
 
 def read(config: Path, *, sample: bool = True) -> tuple[PostManager, str]:
@@ -33,7 +48,7 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
     ``moved``: also one that says of itself that no store is to be run on it.
 
     A file that is damaged is left as it is: what can be read of it is, and each operation that cannot be done raises
-    StorageError. Raises Exit with one sentence.
+    StorageError. Raises Exit with one sentence, Away when another try may succeed.
     """
     try:
         path = sqlite_path(section.database_url)
@@ -46,6 +61,10 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
         raise ConfigError(f"[post_manager] database is not a URL that can be used: {error}") from error
     except ImportError as error:
         raise ConfigError(f"[post_manager] database needs a driver that is not installed: {error.name}") from error
+    except OSError as error:
+        raise Away(describe(section.database_url), error.strerror or str(error)) from error
+    except StorageError as error:
+        raise Away(describe(section.database_url), error.text) from error
     try:
         _look(database, prepare, moved)
     except StorageError as error:
@@ -56,7 +75,7 @@ def open_database(section: PostManager, connections: int, *, prepare: bool = Fal
         if isinstance(error, StorageDamaged):
             text = f"{describe(section.database_url)} is not a store's, or damaged ({error.text}); it was left as it is"
             raise Exit(os.EX_DATAERR, text) from error
-        raise Exit(os.EX_UNAVAILABLE, f"{describe(section.database_url)} cannot be used: {error.text}") from error
+        raise Away(describe(section.database_url), error.text) from error
     except Exit:
         database.close()
         raise
@@ -71,6 +90,36 @@ def _look(database: Database, prepare: bool, moved: bool) -> None:
         schema.prepare(database)
     else:
         schema.check(database)
+
+
+def await_database(section: PostManager, connections: int, pause: Callable[[float], object] = time.sleep) -> Database:
+    """Open the database as soon as it is there, for a process that has nothing else to do meanwhile.
+
+    What else is wrong with it is waited out as well: the process that started this one has looked at everything.
+    """
+    said = ""
+    while True:
+        try:
+            database = open_database(section, connections, prepare=True)
+        except Exit as error:
+            said = say_away(error, said)
+        else:
+            if said:
+                say_found(section)
+            return database
+        pause(RETRY_SECONDS)
+
+
+def say_away(error: Exit, said: str = "") -> str:
+    """Log why the database cannot be used, unless that was just said; return what is said now."""
+    if error.text != said:
+        event(_log, "unavailable", level=logging.ERROR, error=error.text, what="the store serves when that is mended")
+    return error.text
+
+
+def say_found(section: PostManager) -> None:
+    """Log that a database is there that was away."""
+    event(_log, "found", database=describe(section.database_url))
 
 
 def tombstone(section: PostManager) -> int:

@@ -17,9 +17,12 @@ from stubmail.metrics import Gauge, build_info, expose
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One process's view of the store; ``reserve`` in octets, ``started`` in Unix time."""
+    """One process's view of the store; ``reserve`` in octets, ``started`` in Unix time.
 
-    database: Database
+    ``database`` returns it, or raises StorageError as long as it could not be opened.
+    """
+
+    database: Callable[[], Database]
     counters: Counters
     incoming: Path
     reserve: int
@@ -48,10 +51,16 @@ class Status:
 
     def _database(self) -> str:
         try:
-            schema.check(self.database)
+            schema.check(self.database())
         except (StorageError, Exit) as error:
             return error.text
         return ""
+
+    def _read_only(self) -> bool:
+        try:
+            return self.database().read_only
+        except StorageError:
+            return False
 
     def _disk(self) -> str:
         try:
@@ -67,7 +76,7 @@ class Status:
         found = [
             *build_info("post_manager", self.started),
             Gauge("stubmail_store_database_up", "Whether the database answers, with the right tables", up),
-            Gauge("stubmail_store_read_only", "Whether the database is damaged", self.database.read_only),
+            Gauge("stubmail_store_read_only", "Whether the database is damaged", self._read_only()),
             Gauge("stubmail_store_draining", "Whether the store is about to end", self.draining()),
             Gauge("stubmail_store_accounts", "Accounts that may store posts", self.accounts),
             Gauge("stubmail_store_disk_reserve_bytes", "Octets of the disk that new posts may not take", self.reserve),
@@ -83,7 +92,7 @@ class Status:
 
     def _amounts(self) -> list[Gauge]:
         try:
-            amounts = gauges.measure(self.database, int(self.clock()))
+            amounts = gauges.measure(self.database(), int(self.clock()))
         except StorageError:
             return []
         return [

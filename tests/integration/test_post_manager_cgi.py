@@ -149,3 +149,16 @@ def test_a_second_engine_in_a_process_leaves_the_first_ones_locks_alone(tmp_path
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "store.db")], check=True, timeout=30)
         assert (tmp_path / "store.db-wal").exists()
     first.close()
+
+
+def test_a_database_that_is_away_is_a_reason_to_try_again_soon(tmp_path: Path) -> None:
+    store = CgiStore(tmp_path, [ALICE], database=f"sqlite:///{tmp_path}/mount/store.db", udp=False)
+    response = store.post(multipart([("request", b"{}"), ("mac", b"")]))
+    assert (response.status_code, response.get_json()["error"], response.headers["Retry-After"]) == (
+        503,
+        "unavailable",
+        "30",
+    )
+    assert "No such file or directory" in store.text()
+    (tmp_path / "mount").mkdir()
+    assert store.talker(ALICE).keep(BOB, b"x")[1]["state"] == "stored"

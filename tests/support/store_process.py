@@ -98,7 +98,7 @@ class StoreProcess:
     def answers(self) -> bool:
         """Whether it answers HTTP, whatever it says."""
         try:
-            return self.request("GET", URL).status_code == 405 and self.ask_admin("/readyz").status_code > 0
+            return self.request("GET", URL).status_code in (405, 503) and self.ask_admin("/readyz").status_code > 0
         except (OSError, http.client.HTTPException):
             return False
 
@@ -198,7 +198,7 @@ def descendants(pid: int) -> list[int]:
     """All processes below one, itself included."""
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
     return [pid, *(found for child in text.split() for found in descendants(int(child)))]
 

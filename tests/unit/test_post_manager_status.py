@@ -30,7 +30,7 @@ class View:
         self.store = store
         self.draining = False
         self.status = Status(
-            database=store.database,
+            database=lambda: store.database,
             counters=store.counters,
             incoming=store.section.spool / "incoming",
             reserve=0,
