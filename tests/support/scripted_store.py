@@ -95,6 +95,7 @@ class ScriptedStore:
 
     identity: FakeIdentity
     lifetime: int = 3600
+    max_post: int = 1000
     forgetful: bool = False  # whether it forgets a session once it is opened
     now: float = NOW
     script: list[CannedAnswer | Exception | LostAfter] = field(default_factory=list)
@@ -178,7 +179,7 @@ class ScriptedStore:
             "expires": int(self.now) + self.lifetime,
             "cookie": "cc" * 16,
             "cookie_key": "dd" * 32,
-            "max_post": 1000,
+            "max_post": self.max_post,
         }
 
     def sealed(self, data: object) -> bytes:
@@ -189,7 +190,7 @@ class ScriptedStore:
         results = []
         for post in said["posts"]:
             content = parts[post["head"]] + parts[post["body"]]
-            if len(content) > 1000:
+            if len(content) > self.max_post:
                 results.append({"id": post["id"], "state": "refused", "error": "too-large", "message": "too large"})
                 continue
             self.contents.setdefault(post["id"], content)

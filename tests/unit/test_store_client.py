@@ -1,7 +1,8 @@
 """StoreClient against a store in memory: sessions, operations, second tries, and stores that break the rules."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from stubmail.request import MAX_REQUEST
 from stubmail.store_answers import Listed, Other, Result, StoreRefused
 from stubmail.store_client import MAX_BATCH, RENEW_SECONDS, NewPost, StoreClient
 from tests.support.fakes import FakeResolver
-from tests.support.http_server import Connection, scripted
+from tests.support.http_server import Connection, Script, ScriptedServer, scripted
 from tests.support.scripted_store import (
     HOST,
     JSON,
@@ -285,29 +286,71 @@ def test_other_errors_are_not_tried_again(client: StoreClient, store: ScriptedSt
     assert store.ops() == ["open", "ack"]
 
 
-def test_a_kept_connection_that_breaks_is_replaced_for_real(store: ScriptedStore) -> None:
-    """Over a real HttpClient: the store reads the second request and hangs up, as one does that ends just then."""
-    identity = store.identity
-    targets: list[str] = []
+@contextlib.contextmanager
+def real(store: ScriptedStore, *scripts: Script) -> Iterator[tuple[StoreClient, ScriptedServer]]:
+    """A client over a real HttpClient, and the server it talks to."""
+    with scripted(*scripts) as server:
+        http = HttpClient(FakeResolver({HOST: ["127.0.0.1"]}), timeout=10)  # type: ignore[arg-type]
+        record = Store(HOST, server.port, PREFIX)
+        yield StoreClient(http, record, store.identity, ALICE, clock=lambda: store.now), server
 
-    def honest(connection: Connection) -> None:
-        seen = connection.read_request()
-        targets.append(seen.target)
-        reply = store.post(HOST, PORT, seen.target, _Sent(seen.body), seen.all("content-type")[0])  # type: ignore[arg-type]
-        connection.answer(reply.body, "200 OK", reply.media_type)
+
+def honest(store: ScriptedStore, times: int = 1) -> Script:
+    """Answer requests as the store in memory does."""
+
+    def script(connection: Connection) -> None:
+        for _ in range(times):
+            seen = connection.read_request()
+            reply = store.post(HOST, PORT, seen.target, _Sent(seen.body), seen.all("content-type")[0])  # type: ignore[arg-type]
+            connection.answer(reply.body, "200 OK", reply.media_type)
+
+    return script
+
+
+def test_a_kept_connection_that_breaks_is_replaced_for_real(store: ScriptedStore) -> None:
+    """The store reads the second request and hangs up, as one does that ends just then."""
 
     def first(connection: Connection) -> None:
-        honest(connection)
+        honest(store)(connection)
         connection.read_request()
 
-    with scripted(first, honest) as server:
-        record = Store(HOST, server.port, PREFIX)
-        http = HttpClient(FakeResolver({HOST: ["127.0.0.1"]}), timeout=10)  # type: ignore[arg-type]
-        client = StoreClient(http, record, identity, ALICE, clock=lambda: store.now)
+    with real(store, first, honest(store)) as (client, server):
         client.ack([FIRST])
     assert store.ops() == ["open", "ack"]
-    assert targets == ["/" + PREFIX] * 2
+    assert [seen.target for seen in server.seen] == ["/" + PREFIX] * 3
     assert server.connections == 2
+
+
+def test_a_connection_lost_in_the_middle_of_an_upload_is_replaced_for_real(store: ScriptedStore) -> None:
+    body = b"x" * 10_000_000
+    store.max_post = 2 * len(body)
+
+    def first(connection: Connection) -> None:
+        honest(store)(connection)
+        connection.read_some(300_000)
+
+    with real(store, first, honest(store, 2)) as (client, server):
+        assert client.store([post(FIRST, body=body)]) == [Result(FIRST, "stored")]
+        client.ack([SECOND])
+    assert store.contents[FIRST.hex()] == b"head" + body
+    assert store.ops() == ["open", "store", "ack"]
+    assert server.connections == 2
+
+
+def test_an_upload_that_is_too_large_is_refused_and_not_sent_again(store: ScriptedStore) -> None:
+    """The store refuses at the header, or half-way through, and hangs up: that is an answer, not a lost connection."""
+    refused = json.dumps({"error": "too-large", "message": "no", "time": NOW}).encode()
+    for read in (0, 300_000):
+
+        def first(connection: Connection, read: int = read) -> None:
+            honest(store)(connection)
+            connection.read_some(read)
+            connection.answer(refused, "413 Content Too Large", JSON)
+
+        with real(store, first) as (client, server), pytest.raises(StoreRefused) as caught:
+            client.store([post(FIRST, body=b"x" * 10_000_000)])
+        assert caught.value.reason == "too-large"
+        assert server.connections == 1
 
 
 class _Sent:
