@@ -23,6 +23,7 @@ MIN_RATE = 8_192  # octets a second, on top of the patience
 
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_NOW = _NO_ROOM | {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PAUSE = 0.05  # seconds
 
 _log = logging.getLogger("wsgi")
@@ -33,6 +34,30 @@ def allow(connection: socket.socket | None, octets: int) -> None:
     """Give a connection time to move so many octets from now on; one that nobody watches needs none."""
     if connection in _deadlines:
         _deadlines[connection] = time.monotonic() + PatientWorker.patience + octets / MIN_RATE
+
+
+class _Awaited:
+    """A body whose client waits to be told to send it (RFC 9110 §10.1.1): he is when the application wants it.
+
+    Gunicorn's own worker would tell him at once, also when he is going to be refused for what he announces.
+    """
+
+    def __init__(self, reader: Any, connection: socket.socket) -> None:
+        self._reader = reader
+        self._connection: socket.socket | None = connection
+
+    @property
+    def length(self) -> int:
+        """Octets that were not read yet, where they were announced."""
+        return int(self._reader.length)
+
+    def read(self, size: int) -> bytes:
+        """As gunicorn's readers."""
+        if self._connection is not None:
+            self._connection.sendall(_CONTINUE)
+            self._connection = None
+        data: bytes = self._reader.read(size)
+        return data
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -97,6 +122,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def handle_request(self, req: Request, conn: TConn) -> Any:
         """The header is there: give as much time for the rest, until the application asks for more."""
         allow(conn.sock, 0)
+        if req._expected_100_continue:
+            req._expected_100_continue = False
+            req.body.reader = _Awaited(req.body.reader, conn.sock)
         return super().handle_request(req, conn)
 
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:

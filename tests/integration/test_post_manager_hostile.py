@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until
 ALICE, BOB = Person("alice@alpha.example"), Person("bob@beta.example")
 TYPE = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
 SMALL = multipart([("request", b"{}"), ("mac", b"")])
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SEED = int(os.environ.get("STUBMAIL_SEED", "3"))
 
 
@@ -101,14 +102,6 @@ def test_old_and_unusual_ways_to_ask_are_understood(store: StoreProcess) -> None
     assert refusal(say(store, head(length, version="1.0") + SMALL)) == (400, "malformed")
     absolute = head(length, "Connection: close", target=f"http://{HOST}{URL}")
     assert refusal(say(store, absolute + SMALL)) == (400, "malformed")
-    with socket.create_connection((LOOPBACK, store.http), timeout=20) as client:
-        client.sendall(head(length, "Expect: 100-continue", "Connection: close"))
-        assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        client.sendall(SMALL)
-        assert refusal(receive(client)) == (400, "malformed")
-    with socket.create_connection((LOOPBACK, store.http), timeout=20) as client:
-        client.sendall(head("Content-Length: 1000000000", "Expect: 100-continue", "Connection: close"))
-        assert refusal(receive(client).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")) == (413, "too-large")
     pipelined = say(store, (head(length) + SMALL) * 3)
     assert pipelined.count(b"HTTP/1.1 400 ") == pipelined.count(b'"malformed"') == 3
 
@@ -143,11 +136,12 @@ def test_bodies_that_are_no_multipart_or_too_much_of_one(store: StoreProcess) ->
         assert refusal(answer) == (400, "malformed"), body[:80]
 
 
-def store_body(talker: Talker, content: list[bytes], **spoil: object) -> tuple[str, bytes]:
+def store_body(talker: Talker, content: list[bytes], post_id: str | None = None, **spoil: object) -> tuple[str, bytes]:
     """A request that stores one post of two parts, spoilt."""
-    post = {"id": secrets.token_hex(16), "to": BOB.fingerprint, "address": BOB.address, "head": 0, "body": 1}
+    post_id = post_id or secrets.token_hex(16)
+    post = {"id": post_id, "to": BOB.fingerprint, "address": BOB.address, "head": 0, "body": 1}
     request = talker.request("store", {"posts": [post]}, content) | spoil
-    return str(post["id"]), talker.body(json.dumps(request).encode(), content)
+    return post_id, talker.body(json.dumps(request).encode(), content)
 
 
 def test_parts_that_are_not_what_was_said_and_many_of_them(store: StoreProcess) -> None:
@@ -173,6 +167,43 @@ def test_parts_that_are_not_what_was_said_and_many_of_them(store: StoreProcess) 
     assert answer in {(400, "malformed"), (413, "too-large")}
     assert alice.outbox() == []
     assert list((store.spool / "incoming").iterdir()) == []
+
+
+def test_who_asks_before_he_sends_is_told_at_once(store: StoreProcess) -> None:
+    """RFC 9110 §10.1.1: a body that will be refused for its size is not asked for; one that will be read is."""
+    before = octets_read(store)
+    with socket.create_connection((LOOPBACK, store.http), timeout=20) as client:
+        client.sendall(head("Content-Length: 1000000000", "Expect: 100-continue"))
+        assert refusal(receive(client)) == (413, "too-large")  # with nothing before it
+    assert octets_read(store) - before < 2**20
+    alice = store.talker(ALICE)
+    post_id, body = store_body(alice, [b"head", os.urandom(300_000)])
+    with socket.create_connection((LOOPBACK, store.http), timeout=20) as client:
+        for _ in range(2):  # on one connection
+            client.sendall(head(f"Content-Length: {len(body)}", "expect: 100-Continue"))
+            assert client.recv(65_536) == CONTINUE
+            client.sendall(body)
+            answer = receive_one(client)
+            assert (answer.count(b"HTTP/1.1 "), answer.count(post_id.encode())) == (1, 1)
+            _, body = store_body(alice, [b"head", b"again"], post_id)
+        client.sendall(head("Content-Length: 0", "Expect: 100-continue"))
+        assert refusal(receive_one(client)) == (400, "malformed")
+    old = say(store, head(f"Content-Length: {len(SMALL)}", "Expect: 100-continue", version="1.0") + SMALL)
+    assert refusal(old) == (400, "malformed")
+    assert alice.withdraw(bytes.fromhex(post_id)) == ["withdrawn"]
+
+
+def receive_one(client: socket.socket) -> bytes:
+    """One answer that has a Content-Length, and whatever came with it."""
+    data = b""
+    while True:
+        header, end, body = data.partition(b"\r\n\r\n")
+        match = re.search(rb"(?i)\r\ncontent-length: (\d+)", header)
+        if end and match and len(body) >= int(match[1]):
+            return data
+        piece = client.recv(65_536)
+        assert piece, data
+        data += piece
 
 
 def test_connections_reset_anywhere_leave_nothing_and_stop_nobody(store: StoreProcess) -> None:
