@@ -78,8 +78,7 @@ def test_replicas_that_start_at_once_make_the_tables_once(tmp_path: Path, empty:
         make_version_1(empty)
     with replicas(tmp_path, empty) as stores:
         start_at_once(empty, stores)
-        first, second, third = stores
-        alice, bob = first.talker(ALICE), second.talker(BOB)
+        alice, bob = stores[0].talker(ALICE), stores[1].talker(BOB)
         posts = [Talker(store, ALICE, alice.session).keep(BOB, b"x")[0] for store in stores]
         everywhere = [Talker(store, BOB, bob.session) for store in stores]
         for talker in everywhere:
