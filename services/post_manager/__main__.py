@@ -52,10 +52,10 @@ or: post_manager accounts add alice --address alice@alpha.example --fingerprint 
 def main(context: click.Context, config: Path, check: bool, verbose: bool) -> None:
     """Keep a domain's mail, encrypted, until its recipients fetch it."""
     log.setup(verbose)
-    section, host = service.read(config)
-    context.obj = section
     if context.invoked_subcommand is not None:
+        context.obj = config
         return
+    section, host = service.read(config)
     accounts = load_accounts(section.accounts, section.terms)
     incoming = directory.open_directory(section.spool)
     _try_database(section, check)

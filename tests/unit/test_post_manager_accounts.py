@@ -37,9 +37,14 @@ class Desk:
         self.file: Path = store.section.accounts
         self.file.write_text(FILE)
         self.file.chmod(0o640)
+        self.config: Path = store.section.spool / "stub.conf"
+        self.config.write_text(
+            f'[domain]\nname = "alpha.example"\n'
+            f'[post_manager]\nspool = "{store.section.spool}"\naccounts = "{self.file}"\n'
+        )
 
     def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(accounts, arguments, obj=self.store.section)
+        return CliRunner().invoke(accounts, arguments, obj=self.config)
 
     def ok(self, *arguments: str) -> str:
         result = self.run(*arguments)

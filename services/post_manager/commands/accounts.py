@@ -15,6 +15,7 @@ import tomlkit
 from tomlkit import TOMLDocument
 
 from services.post_manager import service
+from services.post_manager.commands.section import pass_section
 from services.post_manager.policy import DAY, LIMITS, Account, Accounts, load_accounts, parse_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import gauges
@@ -45,8 +46,8 @@ def accounts() -> None:
 
 @accounts.command("list")
 @_json_option
-@click.pass_obj
 @cli.one_sentence
+@pass_section
 def list_(section: PostManager, as_json: bool) -> None:
     """List all accounts, what of theirs waits, and how much may."""
     usage = _usage(section)
@@ -65,8 +66,8 @@ def list_(section: PostManager, as_json: bool) -> None:
 @accounts.command("show")
 @click.argument("name")
 @_json_option
-@click.pass_obj
 @cli.one_sentence
+@pass_section
 def show(section: PostManager, name: str, as_json: bool) -> None:
     """Show one account."""
     account = _named(load_accounts(section.accounts, section.terms), name, section.accounts)
@@ -88,8 +89,8 @@ def show(section: PostManager, name: str, as_json: bool) -> None:
     help="Take the fingerprint from this certificate, armoured or binary.",
 )
 @click.argument("limits", metavar="[LIMIT=NUMBER]...", nargs=-1)
-@click.pass_obj
 @cli.one_sentence
+@pass_section
 def add(
     section: PostManager,
     name: str,
@@ -121,8 +122,8 @@ def add(
 @accounts.command("set")
 @click.argument("name")
 @click.argument("limits", metavar="LIMIT=NUMBER...", nargs=-1, required=True)
-@click.pass_obj
 @cli.one_sentence
+@pass_section
 def set_(section: PostManager, name: str, limits: tuple[str, ...]) -> None:
     """Change an account's limits: quota_posts, quota_bytes, max_post, lifetime_days, rate; default: as everybody's."""
     values = _limits(limits, default=True)
@@ -142,8 +143,8 @@ def set_(section: PostManager, name: str, limits: tuple[str, ...]) -> None:
 
 @accounts.command("remove")
 @click.argument("name")
-@click.pass_obj
 @cli.one_sentence
+@pass_section
 def remove(section: PostManager, name: str) -> None:
     """Let somebody store no more. What of his waits can be fetched, and his outbox still answers."""
 

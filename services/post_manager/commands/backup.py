@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
+from services.post_manager.commands.section import pass_section
 from services.post_manager.commands.source import open_snapshot, refuse_own_file
+from services.post_manager.settings import PostManager
 from services.post_manager.storage import backups
 from services.post_manager.storage.examination import Damage, Examination
 from stubmail import cli
@@ -21,9 +23,9 @@ Examples:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE when it is there already.")
 @click.option("--salvage", is_flag=True, help="Leave out posts that are damaged, and name them, instead of giving up.")
-@click.pass_context
 @cli.one_sentence
-def backup(context: click.Context, file: Path, force: bool, salvage: bool) -> None:
+@pass_section
+def backup(section: PostManager, file: Path, force: bool, salvage: bool) -> None:
     """Write all posts, as they are at one moment, to FILE: an SQLite database for `post_manager restore`.
 
     The store may run meanwhile. FILE is complete and on disk when the command ends, and never there before. It holds
@@ -31,8 +33,8 @@ def backup(context: click.Context, file: Path, force: bool, salvage: bool) -> No
     """
     if str(file) == "-":
         raise click.BadParameter("a backup is a database, which cannot be written to a pipe: name a file")
-    refuse_own_file(context.obj, file)
-    with open_snapshot(context.obj) as source:
+    refuse_own_file(section, file)
+    with open_snapshot(section) as source:
         pages = source.pages()
         if salvage:
             pages = Examination(source, _name).sound_posts()

@@ -6,6 +6,8 @@ import time
 import click
 
 from services.post_manager import daemon
+from services.post_manager.commands.section import pass_section
+from services.post_manager.settings import PostManager
 from stubmail import cli
 from stubmail.errors import Exit
 
@@ -14,11 +16,11 @@ _POLL = 0.05
 
 
 @click.command("cgi-stop", epilog="Example: sudo -u www-data post_manager --config /etc/stubmail/stub.conf cgi-stop")
-@click.pass_context
 @cli.one_sentence
-def cgi_stop(context: click.Context) -> None:
+@pass_section
+def cgi_stop(section: PostManager) -> None:
     """End the UDP process of a store that runs as a CGI program; the next call starts another, unless udp = false."""
-    spool = context.obj.spool
+    spool = section.spool
     pid = daemon.stop(spool)
     if pid is None:
         click.echo(f"no UDP process of {spool} runs")

@@ -6,6 +6,7 @@ import os
 import click
 
 from services.post_manager import service
+from services.post_manager.commands.section import pass_section
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.database import Database
@@ -29,15 +30,15 @@ def cookies() -> None:
 
 @cookies.command("flush")
 @click.argument("whose", metavar="[ADDRESS|FINGERPRINT]", required=False)
-@click.pass_context
 @cli.one_sentence
-def flush(context: click.Context, whose: str | None) -> None:
+@pass_section
+def flush(section: PostManager, whose: str | None) -> None:
     """Delete all cookies, or those of one certificate or address; notifiers at work notice with the next check."""
-    with contextlib.closing(service.open_database(context.obj, 1)) as database:
+    with contextlib.closing(service.open_database(section, 1)) as database:
         if whose is None:
             count = delete_cookies(database)
         else:
-            count = sum(delete_cookies(database, one) for one in _fingerprints(context.obj, database, whose))
+            count = sum(delete_cookies(database, one) for one in _fingerprints(section, database, whose))
     click.echo(f"{count} cookie{'' if count == 1 else 's'} deleted")
 
 

@@ -6,6 +6,8 @@ import sys
 import click
 
 from services.post_manager import service
+from services.post_manager.commands.section import pass_section
+from services.post_manager.settings import PostManager
 from services.post_manager.storage import contents, mailbox
 from stubmail import cli
 from stubmail.errors import PermanentError
@@ -15,14 +17,14 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 @click.command("export", epilog="Example: post_manager export 00112233445566778899aabbccddeeff | gpg --decrypt")
 @click.argument("post_id", metavar="ID")
-@click.pass_context
 @cli.one_sentence
-def export(context: click.Context, post_id: str) -> None:
+@pass_section
+def export(section: PostManager, post_id: str) -> None:
     """Write a waiting post to standard output: an OpenPGP message that its recipient's gpg opens."""
     if not _ID.fullmatch(post_id):
         raise click.BadParameter("a post id is 32 hex digits")
     output = sys.stdout.buffer
-    database = service.open_database(context.obj, 1)
+    database = service.open_database(section, 1)
     try:
         with database.read() as connection:
             post = mailbox.find(connection, bytes.fromhex(post_id))

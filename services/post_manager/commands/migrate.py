@@ -8,6 +8,7 @@ import click
 from sqlalchemy import URL
 
 from services.post_manager import service
+from services.post_manager.commands.section import pass_section
 from services.post_manager.commands.source import open_snapshot
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import moving, schema
@@ -36,15 +37,14 @@ Environment: {VARIABLE} and {VARIABLE}__FILE, instead of --to and --to-file.
 @click.option(
     "--dry-run", is_flag=True, help="Count what would be moved, look whether the target is fit, change nothing."
 )
-@click.pass_context
 @cli.one_sentence
-def migrate(context: click.Context, url: str | None, to_file: Path | None, dry_run: bool) -> None:
+@pass_section
+def migrate(section: PostManager, url: str | None, to_file: Path | None, dry_run: bool) -> None:
     """Move all posts to another, empty database, and mark this one as moved.
 
     A store that runs meanwhile answers 503 to what would change something; it does so ever after, until it is
     configured for the other database. Killed at any point, the command can be run again.
     """
-    section: PostManager = context.obj
     wanted = _target(url, to_file)
     if wanted == parse_url(section.database_url):
         raise Exit(os.EX_USAGE, "the target is the database that the store has now")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from services.post_manager import directory, service
+from services.post_manager.commands.section import pass_section
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import backups, damage
 from services.post_manager.storage.copying import Copied
@@ -27,15 +28,14 @@ Examples:
 
 @click.command("restore", epilog=_EPILOG)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.pass_context
 @cli.one_sentence
-def restore(context: click.Context, file: Path) -> None:
+@pass_section
+def restore(section: PostManager, file: Path) -> None:
     """Add the posts in FILE, a backup, that the store does not know; nothing that happened since is undone.
 
     The store may run meanwhile. Interrupted, it can be run again. A database that was found damaged is set aside under
     a name with the time, and a new one put in its place.
     """
-    section: PostManager = context.obj
     path = sqlite_path(section.database_url)
     directory.open_directory(section.spool)
     with backups.opened(file) as source:

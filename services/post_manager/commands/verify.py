@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from services.post_manager.commands.section import pass_section
 from services.post_manager.commands.source import open_snapshot
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import backups, damage
@@ -32,9 +33,9 @@ class _Found:
 
 @click.command("verify", epilog=_EPILOG)
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.pass_context
 @cli.one_sentence
-def verify(context: click.Context, file: Path | None) -> None:
+@pass_section
+def verify(section: PostManager, file: Path | None) -> None:
     """Read every post and its content, in the store or in the backup FILE, and hold them against their digests.
 
     The store may run meanwhile. Exit status 0: all is good; 65: a line for each damage is on standard output. A store
@@ -45,7 +46,6 @@ def verify(context: click.Context, file: Path | None) -> None:
             seen, found = _examine(source)
         _conclude(str(file), seen, found)
         return
-    section: PostManager = context.obj
     with open_snapshot(section) as source:
         seen, found = _examine(source)
     if (path := sqlite_path(section.database_url)) is not None:
