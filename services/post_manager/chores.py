@@ -3,18 +3,20 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from services.post_manager.counters import Counters
+from services.post_manager.steady import Steadiness
 from services.post_manager.storage import outbox, sessions
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageReadOnly
 from services.post_manager.storage.schema import chores, cookies, nonces
 from services.post_manager.storage.schema import sessions as session_table
 from stubmail.log import event
-from stubmail.request import NONCE_LIFETIME
+from stubmail.request import CLOCK_SKEW, NONCE_LIFETIME
 
 EVERY = 60  # seconds
 WAKE = 10.0  # seconds; how often a process looks whether it is its turn
@@ -26,10 +28,18 @@ class Chores:
     """Does the chores that are due, whoever of all processes and replicas comes first."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], float], tombstone: int, counters: Counters | None = None
+        self,
+        database: Database,
+        clock: Callable[[], float],
+        tombstone: int,
+        counters: Counters | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._monotonic = monotonic
+        self._steadiness: Steadiness | None = None
+        self._trusted = True
         self._tombstone = tombstone
         self._counters = Counters() if counters is None else counters
         self._tasks: dict[str, Callable[[int], int]] = {
@@ -50,11 +60,25 @@ class Chores:
                     while task(now) and not self._stop.is_set():
                         pass
 
+    def look(self) -> None:
+        """As ``run_due``, but not while the clock may be wrong: then it is logged. Raises StorageError."""
+        if self._steadiness is None:
+            with self._database.read() as connection:
+                last = connection.execute(select(func.max(chores.c.due))).scalar_one() or 0
+            self._steadiness = Steadiness(last)
+        steady = self._steadiness.look(self._clock(), self._monotonic())
+        if steady != self._trusted:
+            level = logging.INFO if steady else logging.WARNING
+            event(_log, "clock", level=level, trusted=steady)
+        self._trusted = steady
+        if steady:
+            self.run_due()
+
     def run_forever(self) -> None:
         """Look every few seconds whether something is due, until ``stop``; errors are logged, and tried again."""
         while not self._stop.wait(WAKE):
             try:
-                self.run_due()
+                self.look()
             except (StorageError, Conflict) as error:
                 event(_log, "failed", level=logging.WARNING, error=error)
 
@@ -65,7 +89,7 @@ class Chores:
     def _take(self, name: str, now: int) -> bool:
         with self._database.read() as connection:
             due = connection.execute(chores.select().where(chores.c.name == name)).one().due
-        if due > now:
+        if now < due <= now + EVERY + CLOCK_SKEW:  # beyond that the clock was set back since
             return False
         with self._database.write(durable=False) as connection:
             claim = update(chores).where(chores.c.name == name, chores.c.due == due).values(due=now + EVERY)

@@ -43,4 +43,6 @@ class Buckets:
     def _tokens(self, key: str, now: float, rate: float) -> float:
         capacity = max(1.0, rate * BURST_SECONDS)
         tokens, then = self._buckets.get(key, (capacity, now))
+        if now < then:  # the clock was set back: it fills from here on
+            self._buckets[key] = tokens, now
         return min(capacity, tokens + max(0.0, now - then) * rate)

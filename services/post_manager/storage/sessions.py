@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, insert, select, upd
 
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.schema import cookies, nonces, sessions
+from stubmail.request import CLOCK_SKEW
 
 # protocol.md §9
 SESSION_SECONDS = 3_600
@@ -47,8 +48,8 @@ def save(database: Database, session: Session, cookie: Cookie, now: int) -> None
     """Save a session and a cookie, durably; when there are too many of one fingerprint, the oldest end."""
     fingerprint = session.fingerprint
     with database.write() as connection:
-        _trim(connection, sessions, "expires", fingerprint, SESSIONS_EACH - 1)
-        _trim(connection, cookies, "used", fingerprint, COOKIES_EACH - 1)
+        _trim(connection, sessions, "expires", fingerprint, SESSIONS_EACH - 1, session.expires + CLOCK_SKEW)
+        _trim(connection, cookies, "used", fingerprint, COOKIES_EACH - 1, now + CLOCK_SKEW)
         connection.execute(
             insert(sessions),
             {
@@ -64,18 +65,19 @@ def save(database: Database, session: Session, cookie: Cookie, now: int) -> None
         )
 
 
-def _trim(connection: Connection, table: Table, order: str, fingerprint: str, keep: int) -> None:
-    """Delete all rows of a fingerprint but the ``keep`` newest."""
+def _trim(connection: Connection, table: Table, order: str, fingerprint: str, keep: int, newest: int) -> None:
+    """Delete all rows of a fingerprint but the ``keep`` newest; before others go those newer than can be."""
+    column = table.c[order]
     mine = select(table.c.id).where(table.c.fingerprint == fingerprint)
-    old = list(connection.execute(mine.order_by(table.c[order].desc()).offset(keep)).scalars())
+    old = list(connection.execute(mine.order_by(column > newest, column.desc()).offset(keep)).scalars())
     if old:
         connection.execute(delete(table).where(table.c.id.in_(old)))
 
 
 def find_session(connection: Connection, session_id: bytes, now: int) -> Session | None:
-    """Return a session that has not ended."""
+    """Return a session that has not ended, nor was opened while the clock was ahead: that one would last too long."""
     row = connection.execute(_SESSION, {"id": session_id}).one_or_none()
-    return Session(*row) if row is not None and row.expires > now else None
+    return Session(*row) if row is not None and now < row.expires <= now + SESSION_SECONDS + CLOCK_SKEW else None
 
 
 def touch_cookies(database: Database, cookie_ids: Sequence[bytes], now: int) -> None:
