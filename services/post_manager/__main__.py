@@ -82,17 +82,10 @@ def _try_database(section: PostManager, check: bool) -> None:
         service.say_away(error)
         return
     database.close()
+    if database.read_only and check:
+        raise Exit(os.EX_DATAERR, service.say_damaged(section))
     if database.read_only:
-        _warn_of_damage(section, check)
-
-
-def _warn_of_damage(section: PostManager, check: bool) -> None:
-    """Say that the store is going to run on a damaged database; a check ends with that."""
-    what = f"{sqlite_path(section.database_url)} is damaged: what can be read of it is served, nothing is written to it"
-    cure = "post_manager verify names the damage, post_manager restore FILE puts a backup in its place"
-    if check:
-        raise Exit(os.EX_DATAERR, f"{what}; {cure}")
-    log.event(_log, "read-only", level=logging.CRITICAL, what=what, cure=cure)
+        service.say_damaged(section)
 
 
 def _try_addresses(section: PostManager) -> None:

@@ -48,12 +48,14 @@ def main() -> None:
         section, host = service.read(config, sample=False)
         directory.open_directory(section.spool)
         accounts = load_accounts(section.accounts, section.terms)
-        database = _open_database(section)
+        database = service.open_database(section, 1, prepare=True)
     except (Exit, OSError) as error:
         log.event(_log, "failed", level=logging.CRITICAL, error=error)
         _answer(unavailable() if isinstance(error, service.Away) else _not_set_up())
         sys.exit(error.status if isinstance(error, Exit) else os.EX_OSERR)
     with contextlib.closing(database):
+        if database.read_only:
+            service.say_damaged(section)
         served = _see_to_udp(section, config)
         app = create_app(make_edge(section, host, accounts, database, counters=Counters(section.spool)))
 
@@ -64,16 +66,6 @@ def main() -> None:
         _answer(at_the_url)
         if not served:
             _do_chores(section, database)
-
-
-def _open_database(section: PostManager) -> Database:
-    """Only when it cannot be used as it is, make or migrate it: that takes a writer's turn, and room on the disk."""
-    try:
-        return service.open_database(section, 1)
-    except service.Away:
-        raise
-    except Exit:
-        return service.open_database(section, 1, prepare=True)
 
 
 def _see_to_udp(section: PostManager, config: Path) -> bool:

@@ -122,6 +122,14 @@ def say_found(section: PostManager) -> None:
     event(_log, "found", database=describe(section.database_url))
 
 
+def say_damaged(section: PostManager) -> str:
+    """Log that the store runs on a damaged file; return what is said."""
+    path = sqlite_path(section.database_url)
+    what = damage.told(path) if path is not None else ""
+    event(_log, "read-only", level=logging.CRITICAL, what=what, cure=damage.CURE)
+    return f"{what}; {damage.CURE}"
+
+
 def tombstone(section: PostManager) -> int:
     """For how many seconds the outbox shows a post that no longer waits."""
     return section.outbox_days * DAY

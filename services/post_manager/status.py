@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.post_manager.counters import FAMILIES, Counters
-from services.post_manager.storage import gauges, schema
+from services.post_manager.storage import damage, gauges, schema
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import StorageError
 from stubmail.admin import Answer, Page, Probe, Readiness
@@ -19,7 +19,7 @@ from stubmail.metrics import Gauge, build_info, expose
 class Status:
     """One process's view of the store; ``reserve`` in octets, ``started`` in Unix time.
 
-    ``database`` returns it, or raises StorageError as long as it could not be opened.
+    ``database`` returns it, or raises StorageError as long as it could not be opened; ``file`` is SQLite's.
     """
 
     database: Callable[[], Database]
@@ -28,13 +28,14 @@ class Status:
     reserve: int
     accounts: int
     started: float
+    file: Path | None = None
     draining: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.time
 
     @property
     def probes(self) -> dict[str, Probe]:
         """What has to be in order for the store to be ready, by name."""
-        return {"running": self._running, "database": self._database, "disk": self._disk}
+        return {"running": self._running, "database": self._database, "damage": self._damage, "disk": self._disk}
 
     @property
     def pages(self) -> dict[str, Page]:
@@ -56,11 +57,18 @@ class Status:
             return error.text
         return ""
 
-    def _read_only(self) -> bool:
+    def _damage(self) -> str:
+        """Look at the file, since a query would find damage only where it happens to go; all processes get to know."""
+        if self.file is None:
+            return ""
+        problem = ""
         try:
-            return self.database().read_only
-        except StorageError:
-            return False
+            if not damage.is_marked(self.file) and (problem := damage.probe(self.file)):
+                damage.mark(self.file, problem)
+            problem = damage.told(self.file) or problem
+        except OSError:  # it is away, which another probe says
+            pass
+        return f"{problem}; {damage.CURE}" if problem else ""
 
     def _disk(self) -> str:
         try:
@@ -76,7 +84,7 @@ class Status:
         found = [
             *build_info("post_manager", self.started),
             Gauge("stubmail_store_database_up", "Whether the database answers, with the right tables", up),
-            Gauge("stubmail_store_read_only", "Whether the database is damaged", self._read_only()),
+            Gauge("stubmail_store_read_only", "Whether the database is damaged", bool(self._damage())),
             Gauge("stubmail_store_draining", "Whether the store is about to end", self.draining()),
             Gauge("stubmail_store_accounts", "Accounts that may store posts", self.accounts),
             Gauge("stubmail_store_disk_reserve_bytes", "Octets of the disk that new posts may not take", self.reserve),

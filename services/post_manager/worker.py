@@ -17,6 +17,7 @@ from services.post_manager.policy import Accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.status import Status
 from services.post_manager.storage.database import Database
+from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageError
 from services.post_manager.unavailable import unavailable
 from stubmail import log
@@ -119,6 +120,7 @@ class Worker:
             counters=self._counters,
             incoming=self._section.spool / directory.INCOMING,
             reserve=self._section.reserve_bytes,
+            file=sqlite_path(self._section.database_url),
             accounts=len(self._accounts),
             started=started,
             draining=lambda: bool(draining),

@@ -17,7 +17,8 @@ from services.post_manager.storage import schema
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
 from stubmail.datagram import Waiting
-from tests.support.store import BOUNDARY, Person, multipart
+from tests.support.damaging import spoil
+from tests.support.store import BOUNDARY, Person, Talker, code, multipart
 from tests.support.store_process import REPOSITORY, Response, StoreProcess
 from tests.support.waiting import wait_until
 
@@ -129,6 +130,32 @@ def test_a_spool_of_another_user_is_a_clear_message(store: CgiStore) -> None:
     assert (response.status_code, response.get_json()["error"]) == (503, "unavailable")
     assert "belongs to user 12345, but this process runs as user root" in store.text()
     assert str(store.spool) not in response.data.decode()
+
+
+@pytest.mark.parametrize("table", ["posts_by_recipient", "posts_by_due", ""])
+def test_a_damaged_file_is_read_and_never_written(tmp_path: Path, table: str) -> None:
+    store = CgiStore(tmp_path, [ALICE], udp=False)
+    path = store.spool / "store.db"
+    post_id, _ = store.talker(ALICE).keep(BOB, b"body")
+    if table:
+        spoil(path, table)
+    else:
+        path.write_bytes(b"SQLite format 3\0" + bytes(5000))
+    before = path.read_bytes()
+    alice, bob = Talker(store, ALICE), Talker(store, BOB)  # type: ignore[arg-type]  # what they need of a store
+    opened = [talker.open().status_code for talker in (alice, bob)]
+    assert opened == ([200, 200] if table else [503, 503])
+    listed = bob.send("list", {"senders": [ALICE.fingerprint], "after": 0, "limit": 9})
+    assert listed.status_code == (200 if table == "posts_by_due" else 503)
+    if table:
+        assert [content for _, content in bob.fetch((post_id, 0))] == [b"headbody"]
+        assert code(bob.send("ack", {"ids": [post_id.hex()]})) == "unavailable"
+    assert f"{path} is damaged" in store.text()
+    assert "post_manager restore" in store.text()
+    mark = len(store.text())
+    assert code(alice.send("withdraw", {"ids": [post_id.hex()]})) == "unavailable"
+    assert f"{path} is damaged" in store.text()[mark:], "each call says so"
+    assert path.read_bytes() == before
 
 
 def test_a_missing_configuration_is_a_clear_message(store: CgiStore) -> None:

@@ -14,6 +14,7 @@ import pytest
 from services.post_manager.storage import damage
 from services.post_manager.storage.engines import sqlite_url
 from stubmail.datagram import Waiting
+from tests.support.damaging import spoil
 from tests.support.histories import HEAD
 from tests.support.store import Person, Talker, code
 from tests.support.store_process import StoreProcess, store_process
@@ -141,17 +142,6 @@ def test_what_cannot_be_meant_is_refused(store: StoreProcess, words: list[str]) 
     assert process.stderr
 
 
-def spoil(path: Path, table: str) -> None:
-    """Overwrite the first page of an index, in a file that may be in use."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        wait_until(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
-        size = connection.execute("PRAGMA page_size").fetchone()[0]
-        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
-    descriptor = os.open(path, os.O_WRONLY)
-    os.pwrite(descriptor, b"\xa5" * size, (page - 1) * size)
-    os.close(descriptor)
-
-
 def test_a_file_that_is_damaged_while_the_store_runs_is_only_read_until_a_backup_is_restored(
     tmp_path: Path, store: StoreProcess
 ) -> None:
@@ -169,8 +159,9 @@ def test_a_file_that_is_damaged_while_the_store_runs_is_only_read_until_a_backup
     assert code(bob.send("ack", {"ids": [ids[0].hex()]})) == "unavailable"
     assert store.check(bob).count == 3  # type: ignore[union-attr]
     assert path.read_bytes() == before
-    assert store.ready()
+    assert f"{path} is damaged" in store.ask_admin("/readyz").get_json()["checks"]["damage"]
     assert "goes on with it" in good(store.run("restore", str(tmp_path / "backup")))
+    assert store.ready()
     assert len(list(store.spool.glob("store.db.damaged-*Z"))) == 1
     alice, bob = store.talker(ALICE), store.talker(BOB)
     assert bob.ack(ids[0]) == {"acknowledged": 1}
@@ -201,7 +192,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     try:
         assert store.ask_admin("/readyz").status_code == 503
         assert code(Talker(store, ALICE).open()) == "unavailable"  # type: ignore[arg-type]
-        assert store.text().count(f"{path} is damaged: it is no longer written to") == 1
+        assert store.text().count("post_manager critical - damaged ") == 1
         assert path.read_bytes() == b"this is no database " * 1000
         assert store.run("--check").returncode == os.EX_DATAERR
         assert "restart a store that runs" in good(store.run("restore", str(tmp_path / "backup")))

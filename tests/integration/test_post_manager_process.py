@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stubmail.datagram import Unknown, Waiting, check_to_wire, unknown_to_wire
+from tests.support.damaging import spoil
 from tests.support.ports import LOOPBACK
 from tests.support.store import BOUNDARY, URL, Person, Talker, code
 from tests.support.store_process import StoreProcess, descendants, store_process
@@ -128,6 +129,24 @@ def test_datagrams_that_deserve_no_answer_get_none(store: StoreProcess) -> None:
     [line] = [line for line in store.text().splitlines() if "udp info - ended" in line]
     assert "checks_malformed=5" in line
     assert "checks_forged=1" in line
+
+
+def test_a_file_that_is_damaged_while_it_serves_makes_it_unready(store: StoreProcess) -> None:
+    alice, bob = store.talker(ALICE), store.talker(BOB)
+    post_id, _ = alice.keep(BOB, b"body")
+    spoil(store.spool / "store.db", "posts_by_due")
+    before = (store.spool / "store.db").read_bytes()
+    answer = store.ask_admin("/readyz")
+    assert answer.status_code == 503
+    assert f"{store.spool}/store.db is damaged" in answer.get_json()["checks"]["damage"]
+    assert b"stubmail_store_read_only 1.0" in store.ask_admin("/metrics").data
+    assert store.ask_admin("/livez").status_code == 200
+    store.wait_for("post_manager critical - damaged")
+    bob = store.talker(BOB)
+    assert [content for _, content in bob.fetch((post_id, 0))] == [b"headbody"]
+    assert code(bob.send("ack", {"ids": [post_id.hex()]})) == "unavailable"
+    assert store.stop() == 0
+    assert (store.spool / "store.db").read_bytes() == before
 
 
 def test_udp_can_be_turned_off(tmp_path: Path) -> None:

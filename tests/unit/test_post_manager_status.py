@@ -14,9 +14,12 @@ from services.post_manager.assembly import make_edge
 from services.post_manager.policy import Account, Accounts
 from services.post_manager.rate import BURST_SECONDS
 from services.post_manager.status import Status
+from services.post_manager.storage import damage
+from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageError
 from stubmail.address import Address
 from stubmail.request import STATUS
+from tests.support.damaging import spoil
 from tests.support.store import HOST, Person, Store, code, running_store
 
 ALICE = Person("alice@alpha.example")
@@ -36,6 +39,7 @@ class View:
             reserve=0,
             accounts=1,
             started=1_700_000_000,
+            file=sqlite_path(store.section.database_url),
             draining=lambda: self.draining,
             clock=store.clock,
         )
@@ -125,6 +129,35 @@ def test_a_database_that_is_gone_is_said_and_the_rest_stays(view: View, monkeypa
     assert "stubmail_store_waiting_posts" not in metrics
     assert metrics["stubmail_store_refusals_total mac"] == 0
     assert view.ready()["database"] == "the database is gone"
+
+
+@pytest.mark.parametrize("table", ["posts", "posts_by_recipient", "tallies", "sessions_by_expiry"])
+def test_a_file_that_turns_out_damaged_while_it_serves_is_said_until_it_is_cured(view: View, table: str) -> None:
+    path = sqlite_path(view.store.section.database_url)
+    assert path is not None
+    view.store.talker(ALICE).keep(BOB, b"body")
+    assert (view.ready()["damage"], view.metrics()["stubmail_store_read_only"]) == ("ok", 0)
+    spoil(path, table)
+    before = path.read_bytes()
+    said = view.ready()["damage"]
+    assert str(path) in said
+    assert "nothing is written to it" in said
+    assert "post_manager restore" in said
+    assert view.metrics()["stubmail_store_read_only"] == 1
+    assert damage.is_marked(path)
+    assert code(view.store.talker(ALICE).send("withdraw", {"ids": ["00" * 16]})) == "unavailable"
+    assert view.ready()["damage"] == said
+    assert path.read_bytes() == before
+    damage.clear(path)
+    path.unlink()
+    assert view.ready()["damage"] == "ok"
+
+
+def test_metrics_find_damage_by_themselves(view: View) -> None:
+    path = sqlite_path(view.store.section.database_url)
+    assert path is not None
+    spoil(path, "cookies")
+    assert view.metrics()["stubmail_store_read_only"] == 1
 
 
 def test_a_flood_of_refusals_is_logged_sparingly(view: View, caplog: pytest.LogCaptureFixture) -> None:

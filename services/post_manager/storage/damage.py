@@ -26,6 +26,8 @@ WRITE_AHEAD = ("-wal", "-shm")  # the files that SQLite keeps beside a database
 
 _LENIENT = "PRAGMA writable_schema = ON"  # a file is read that is shorter than it says; nothing is written to it
 
+CURE = "post_manager verify names the damage, post_manager restore FILE sets the file aside and puts a backup in place"
+
 _log = logging.getLogger("post_manager")
 
 
@@ -44,20 +46,29 @@ def is_marked(path: Path) -> bool:
     return os.access(marker(path), os.F_OK)
 
 
+def told(path: Path) -> str:
+    """Return one sentence about a file that was found damaged, which CURE goes behind; "" when it was not."""
+    try:
+        why = marker(path).read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return f"{_what(path)} ({one_line(why)})"
+
+
 def mark(path: Path, why: str) -> None:
     """Remember, durably, that a database file is damaged; the first to find out says so in the log."""
     if is_marked(path):
         return
-    text = f"{path} is damaged: it is no longer written to, and what can be read of it is served"
-    cure = (
-        "post_manager verify names the damage, post_manager restore FILE sets the file aside and puts a backup in place"
-    )
-    log.event(_log, "damaged", level=logging.CRITICAL, error=why, what=text, cure=cure)
+    log.event(_log, "damaged", level=logging.CRITICAL, error=why, what=_what(path), cure=CURE)
     remove_side(path)  # of an earlier time
     try:
         write_durably(marker(path), one_line(why).encode() + b"\n")
     except OSError as error:
         log.event(_log, "failed", level=logging.ERROR, error=error, what="the damage cannot be remembered")
+
+
+def _what(path: Path) -> str:
+    return f"{path} is damaged: what can be read of it is served, nothing is written to it"
 
 
 def clear(path: Path) -> None:
