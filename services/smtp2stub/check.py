@@ -12,13 +12,13 @@ import click
 from services.smtp2stub.courier_process import smarthost
 from services.smtp2stub.notices import MBOX
 from services.smtp2stub.receiver import tls_context
-from services.smtp2stub.routing import Policy
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.cli import listening_error, parse_listen
 from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.keyring import Keyring
 from stubmail.queue import Queue
+from stubmail.routing import Policy
 from stubmail.settings import ConfigError, Dns, Domain
 from stubmail.spool import remove_durably, write_durably
 from stubmail.users import User, Users, load_users

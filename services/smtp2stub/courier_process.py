@@ -15,11 +15,9 @@ from services.smtp2stub.account import Account
 from services.smtp2stub.courier import Courier
 from services.smtp2stub.destinations import Destinations
 from services.smtp2stub.dispatch import Dispatch, Relay
-from services.smtp2stub.known_domains import KnownDomains
 from services.smtp2stub.notices import Notices
 from services.smtp2stub.posting import Posting
 from services.smtp2stub.relay import Smarthost, relay
-from services.smtp2stub.routing import Policy
 from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.cli import parse_listen
@@ -27,8 +25,10 @@ from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, PermanentError
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
+from stubmail.known_domains import KnownDomains
 from stubmail.log import event
 from stubmail.queue import Bell, Queue
+from stubmail.routing import Policy
 from stubmail.settings import ConfigError, Dns
 from stubmail.users import load_users
 

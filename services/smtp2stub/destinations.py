@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from services.smtp2stub.account import Account
 from services.smtp2stub.keys import Addressee
-from services.smtp2stub.known_domains import KnownDomains
-from services.smtp2stub.routing import Policy, Route, decide
 from stubmail.address import Address
 from stubmail.discovery import Resolver
 from stubmail.errors import StubmailError, TemporaryError
+from stubmail.known_domains import KnownDomains
 from stubmail.log import event
+from stubmail.routing import Policy, Route, decide
 
 PATIENCE = 3.0  # seconds; the recipients whose domain takes longer are served at a later attempt, the others now
 PER_DOMAIN = 2  # lookups for one domain at the same time

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.smtp2stub.routing import Policy
 from stubmail.queue import DEFAULT_SPOOL
+from stubmail.routing import Policy
 from stubmail.settings import ConfigError, setting
 
 

@@ -12,13 +12,13 @@ from services.smtp2stub.account import Account
 from services.smtp2stub.destinations import PER_DOMAIN, Destinations
 from services.smtp2stub.dispatch import Dispatch
 from services.smtp2stub.job import Job
-from services.smtp2stub.known_domains import KnownDomains
 from services.smtp2stub.posting import Posting
-from services.smtp2stub.routing import Policy
 from stubmail.address import Address
 from stubmail.discovery import StubDomain
 from stubmail.errors import Exit, PermanentError, StubmailError, TemporaryError
+from stubmail.known_domains import KnownDomains
 from stubmail.queue import Item, Outcome, Progress, Queue, State
+from stubmail.routing import Policy
 from tests.support.gateway import ALICE, BOB, CAROL, MESSAGE, Clock, accept, make_item, make_queue
 from tests.support.posting import STORE, MemoryAccount, MemoryKeyring, MemoryResolver, MemoryStore, offer, person
 from tests.support.waiting import eventually

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from services.smtp2stub.agenda import Agenda
 from services.smtp2stub.replies import enhance
-from services.smtp2stub.routing import Policy, Route, decide
 from services.smtp2stub.schedule import JITTER, Schedule
 from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import PermanentError, TemporaryError
+from stubmail.routing import Policy, Route, decide
 
 OFFER = StubDomain(
     "beta.example", (), (Target("keys.beta.example", 11371),), (Store("post.beta.example", 8080, "post_manager"),)
