@@ -45,6 +45,30 @@ class Count:
         return family
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """As Count, by several labels: the counter behind each combination of their values."""
+
+    metric: str
+    doc: str
+    labels: Sequence[str]
+    series: Mapping[tuple[str, ...], str]
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The counters that it needs."""
+        yield from self.series.values()
+
+    def read(self, counters: Counters) -> "Metric":
+        """Return the metric as it is now."""
+        from prometheus_client.core import CounterMetricFamily
+
+        family = CounterMetricFamily(self.metric, self.doc, labels=self.labels)
+        for values, name in self.series.items():
+            family.add_metric(values, counters[name])
+        return family
+
+
 class Durations:
     """How long things took, by one label: a histogram whose buckets, and the sum in microseconds, are counters."""
 
@@ -100,7 +124,7 @@ class Gauge:
         return family
 
 
-Family = Count | Durations
+Family = Count | Counts | Durations
 
 
 def names(families: Iterable[Family]) -> tuple[str, ...]:

@@ -25,13 +25,15 @@ _log = logging.getLogger("supervisor")
 class Child:
     """One process to run: a name for the log, its command line, and its environment (None: this process's own).
 
-    Its standard output and error are appended to the file ``output``, or are this process's own.
+    Its standard output and error are appended to the file ``output``, or are this process's own. It inherits the
+    descriptors ``pass_fds`` under their numbers, a listening socket for example.
     """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str] | None = None
     output: Path | None = None
+    pass_fds: tuple[int, ...] = ()
 
 
 class Supervisor:
@@ -119,7 +121,12 @@ async def _start(child: Child) -> asyncio.subprocess.Process:
     output = child.output.open("ab") if child.output is not None else None
     try:
         return await asyncio.create_subprocess_exec(
-            *child.argv, env=child.env, stdout=output, stderr=output, preexec_fn=die_with_parent
+            *child.argv,
+            env=child.env,
+            stdout=output,
+            stderr=output,
+            pass_fds=child.pass_fds,
+            preexec_fn=die_with_parent,
         )
     finally:
         if output is not None:

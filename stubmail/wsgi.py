@@ -15,31 +15,13 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from stubmail.cli import listening_error
+from stubmail.listener import bind as bind  # here as well, for those who serve
 from stubmail.wsgi_drain import Draining, DrainingArbiter
 from stubmail.wsgi_worker import PatientWorker
 
 WsgiApp = Callable[..., Iterable[bytes]]
 
-BACKLOG = 1024  # connections that wait to be accepted
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where workers' heartbeats cost no disk, read-only root or not
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that listens at an IP address or host name. Raises Exit when it cannot."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except OSError as error:
-        raise listening_error(error, host, port) from error
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise listening_error(error, host, port) from error
-    return listener
 
 
 def serve(

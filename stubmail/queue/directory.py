@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ Order = Literal["hold", "retry", "drop"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 _DAMAGED = ".damaged"
+_FLOCK = "hhqqi0q"  # struct flock: type, whence, start, length, pid
 _ORDER_FILE = re.compile(rf"({QUEUE_ID.pattern})\.({'|'.join(ORDERS)})")
 
 
@@ -80,13 +82,24 @@ class Queue:
 
     def lock(self, role: str) -> IO[bytes]:
         """Become the one process in this role until the returned file is closed. Raises Exit when there is another."""
-        file = (self.root / f"{role}.lock").open("wb")
+        file = (self.root / f"{role}.lock").open("ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
         except BlockingIOError:
             file.close()
             raise Exit(os.EX_UNAVAILABLE, f"another {role} works on {self.root}") from None
+        os.utime(file.fileno())  # when it began
         return file
+
+    def since(self, role: str) -> float | None:
+        """Return when the process in this role began, in Unix time; None when there is none. Takes no lock itself."""
+        try:
+            with (self.root / f"{role}.lock").open("rb") as file:
+                found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK))
+                began = os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        return None if struct.unpack(_FLOCK, found)[0] == fcntl.F_UNLCK else began
 
     # The receiver
 
@@ -116,6 +129,10 @@ class Queue:
     def arrived(self, name: str) -> list[Stored]:
         """Return the messages in one file of ``incoming``. Raises FileNotFoundError, or ItemError if it is damaged."""
         return _records(self.incoming / name)
+
+    def count(self, name: str) -> int:
+        """Return how many messages are in one file of ``incoming``. Raises as ``arrived``."""
+        return sum(1 for _ in _heads(self.incoming / name))
 
     def set_aside(self, name: str) -> None:
         """Rename a damaged file in ``incoming`` so that nobody works on it and a person can look at it."""
@@ -220,6 +237,11 @@ class Queue:
         return self._queue / f"{queue_id}.mail"
 
 
+def _flock(kind: int) -> bytes:
+    """The whole file, as a lock of the open file (fcntl(2)): unlike flock(2), one can ask who has it."""
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
+
+
 def _names(directory: Path) -> list[str]:
     with os.scandir(directory) as entries:
         return [entry.name for entry in entries]
@@ -227,17 +249,20 @@ def _names(directory: Path) -> list[str]:
 
 def _records(path: Path) -> list[Stored]:
     """Read all envelopes in a file of records; the messages between them are skipped."""
-    found: list[tuple[Item, int]] = []
+    found = [(parse_envelope(envelope, size), offset) for envelope, size, offset in _heads(path)]
+    return [Stored(item, path, offset, len(found) == 1) for item, offset in found]
+
+
+def _heads(path: Path) -> Iterator[tuple[bytes, int, int]]:
+    """Yield, of each record in a file, the envelope, the message's size and its offset."""
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
         at = 0
-        while at < end or not found:
+        while at < end or not at:
             file.seek(at)
             first, envelope, size = parse_first_line(file.read(MAX_FIRST_LINE))
             file.seek(at + first)
-            item = parse_envelope(file.read(envelope), size)
-            found.append((item, at + first + envelope))
+            yield file.read(envelope), size, at + first + envelope
             at += first + envelope + size
         if at > end:
             raise ItemError(f"{path} is cut short")
-    return [Stored(item, path, offset, len(found) == 1) for item, offset in found]

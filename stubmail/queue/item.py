@@ -29,6 +29,14 @@ def new_queue_id(now: float, random: Callable[[int], int]) -> str:
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(_ID_BITS - 5, -1, -5))
 
 
+def accepted_at(queue_id: str) -> float:
+    """Return the time that a queue id was made from, in Unix time."""
+    number = 0
+    for letter in queue_id:
+        number = number << 5 | _ALPHABET.index(letter)
+    return (number >> 20) / 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One recipient; ``post_id`` is chosen when the message is accepted, so that no crash can store it twice."""

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stubmail.counters import Counters
-from stubmail.metrics import Count, Durations, Gauge, build_info, expose, names
+from stubmail.metrics import Count, Counts, Durations, Gauge, build_info, expose, names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUESTS = Count("requests", "Requests", {"open": "open answered", "store": "store answered"}, "op")
@@ -49,6 +49,18 @@ def test_counts_are_exposed(counters: Counters) -> None:
     samples = parsed(counters)
     assert samples["requests_total", labels(op="store")] == 3
     assert samples["broken_off_total", labels()] == 2**53
+
+
+def test_counts_by_two_labels() -> None:
+    routes = Counts("sent", "Sent", ("via", "outcome"), {("stub", "sent"): "stub sent", ("none", "failed"): "failed"})
+    counters = Counters(names([routes]))
+    counters.add("failed", 2)
+    text, _ = expose(counters, [routes], [])
+    [family] = text_string_to_metric_families(text.decode())
+    assert {(s.labels["via"], s.labels["outcome"]): s.value for s in family.samples} == {
+        ("stub", "sent"): 0,
+        ("none", "failed"): 2,
+    }
 
 
 def test_durations_are_a_cumulative_histogram(counters: Counters) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -89,6 +90,20 @@ def test_a_child_that_dies_is_started_again_after_a_while(
     assert len(set(stage.pids("a"))) == 4
     died = [record.getMessage() for record in caplog.records]
     assert died == ["a died status=-9 restart_seconds=0.01"] * 3
+
+
+def test_a_child_inherits_a_socket(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        code = (
+            SAY + f"import socket; say(str(socket.socket(fileno={listener.fileno()}).getsockname()[1])); signal.pause()"
+        )
+
+        async def scenario(supervisor: Supervisor) -> None:
+            await eventually(lambda: stage.said("a"))
+            supervisor.stop()
+
+        assert stage.run([stage.child("a", code, pass_fds=(listener.fileno(),))], scenario) == 0
+        assert stage.said("a") == [str(listener.getsockname()[1])]
 
 
 def test_a_child_that_ends_well_is_started_again_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
