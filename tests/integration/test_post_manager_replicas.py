@@ -1,8 +1,11 @@
 """Several replicas of a store on one PostgreSQL, each with a notifier: what one of them gives is good at all."""
 
 import contextlib
+import secrets
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -11,9 +14,12 @@ from sqlalchemy import Column, Integer, MetaData, Table, insert
 
 from services.post_manager.storage import migrations, schema
 from services.post_manager.storage.database import Database
+from services.post_manager.tokens import Tokens
+from stubmail.datagram import Unknown, Waiting, token_from_wire, token_request_to_wire
+from tests.support.ports import LOOPBACK
 from tests.support.postgresql import Cluster
-from tests.support.store import Person, Talker
-from tests.support.store_process import StoreProcess
+from tests.support.store import BOUNDARY, URL, Person, Talker, code
+from tests.support.store_process import Response, StoreProcess
 from tests.support.store_rows import rows
 from tests.support.waiting import wait_until
 
@@ -54,6 +60,23 @@ def start_at_once(url: str, stores: list[StoreProcess]) -> None:
             future.result(60)
 
 
+@dataclass(frozen=True)
+class Bearer:
+    """A replica, for a client that shows a token with each request."""
+
+    store: StoreProcess
+    token: str
+
+    def clock(self) -> float:
+        """As StoreProcess."""
+        return time.time()
+
+    def post(self, body: bytes) -> Response:
+        """As StoreProcess."""
+        content_type = f"multipart/form-data; boundary={BOUNDARY}"
+        return self.store.request("POST", URL, body, Content_Type=content_type, Stub_Token=self.token)
+
+
 @pytest.fixture
 def empty(cluster: Cluster) -> Iterator[str]:
     """The URL of a database with nothing in it."""
@@ -92,3 +115,50 @@ def test_replicas_that_start_at_once_make_the_tables_once(tmp_path: Path, empty:
     with contextlib.closing(Database(empty, 1)) as database:
         schema.check(database)
         assert (rows(database, "keys"), rows(database, "chores")) == (1, len(schema.CHORES))
+
+
+@pytest.fixture
+def two(tmp_path: Path, postgresql_url: str) -> Iterator[list[StoreProcess]]:
+    """Two replicas that demand tokens, and run."""
+    with replicas(tmp_path, postgresql_url, 2, require_udp=True, token_exempt=[]) as stores:
+        with ThreadPoolExecutor(len(stores)) as pool:
+            for future in [pool.submit(store.start, ready=False) for store in stores]:
+                future.result(60)
+        for store in stores:
+            wait_until(store.ready, 30, "readiness")
+        yield stores
+
+
+def token_of(store: StoreProcess) -> str:
+    """Ask one replica's notifier for a token."""
+    nonce = secrets.token_bytes(16)
+    answer = store.datagram(token_request_to_wire(nonce))
+    assert answer is not None
+    return token_from_wire(answer, nonce).octets.hex()
+
+
+def test_tokens_and_cookies_of_one_replica_are_good_at_the_other(two: list[StoreProcess]) -> None:
+    first, second = two
+    bob = Talker(first, BOB)  # type: ignore[arg-type]  # what it needs of a store
+    assert code(bob.open()) == "token"
+    for giver, store in ((first, second), (second, first)):
+        talker = Talker(Bearer(store, token_of(giver)), BOB)  # type: ignore[arg-type]
+        assert talker.open().status_code == 200
+        for replica in two:
+            assert replica.check(talker) == Waiting(0, 0)
+    stolen = Tokens(secrets.token_bytes(32)).give(LOOPBACK, int(time.time())).octets.hex()
+    for store in two:
+        refused = Talker(Bearer(store, stolen), BOB).open()  # type: ignore[arg-type]
+        assert code(refused) == "token"
+
+
+def test_cookies_flushed_at_one_replica_are_unknown_to_all_notifiers(two: list[StoreProcess]) -> None:
+    talkers = [Talker(Bearer(store, token_of(store)), BOB) for store in two]  # type: ignore[arg-type]
+    for talker in talkers:
+        assert talker.open().status_code == 200
+        assert {str(store.check(talker)) for store in two} == {str(Waiting(0, 0))}
+    assert two[0].run("cookies", "flush", BOB.address).stdout == b"2 cookies deleted\n"
+    for store in two:
+        assert [store.check(talker) for talker in talkers] == [Unknown(), Unknown()]
+    assert talkers[1].open().status_code == 200  # no restart: the next cookie is good at both
+    assert [store.check(talkers[1]) for store in two] == [Waiting(0, 0)] * 2

@@ -32,6 +32,8 @@ from stubmail.datagram import (
     unknown_to_wire,
 )
 from stubmail.keyring import Keyring
+from stubmail.testing.plugin import StubNetwork
+from stubmail.testing.walk import Correspondent, compose, walk
 from tests.support.alpha import ALICE as ALICE_ADDRESS
 from tests.support.alpha import BOB as BOB_ADDRESS
 from tests.support.alpha import alpha
@@ -154,6 +156,31 @@ def test_puller_and_gateway_get_through_by_themselves(tmp_path: Path) -> None:
             assert pulled.returncode == 0, pulled.stderr
             assert world.states() == dict.fromkeys(ids, "fetched")
     assert "reason=token" in (tmp_path / "store.log").read_text()
+
+
+def test_a_whole_walk_between_stores_that_demand_tokens(
+    stub_network: StubNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gateways and pullers as processes, on both sides; while the UDP port is silent, mail waits in the spool."""
+    monkeypatch.setenv("STUBMAIL_POST_MANAGER_REQUIRE_UDP", "true")
+    monkeypatch.setenv("STUBMAIL_POST_MANAGER_TOKEN_EXEMPT", "")
+    network = stub_network({"alpha.example": ["alice"], "beta.example": ["bob"]})
+    logs = {path.stem: path for path in (network.root / "logs").glob("*.log")}
+    alice, bob = (Correspondent(*pair) for pair in zip(("alice", "bob"), network.domains.values(), strict=True))
+    udp = network.domains["alpha.example"].links["udp"]
+    udp.faults.cut = True
+    alice.submit(bob.address, compose(alice.address, bob.address, "patience"))
+    courier = logs["alpha.example_smtp2stub"]
+    wait_until(lambda: b"wants a token, but its UDP port gives none" in courier.read_bytes(), 30, "a deferral")
+    udp.faults.cut = False
+    steps = [step.what for step in walk(network, time.monotonic())]
+    assert "relayed" in steps
+    assert any(b"Subject: patience" in message for message in bob.read())
+    for domain in network.domains:
+        store = logs[f"{domain}_post_manager"].read_text()
+        assert "reason=token" in store, "nobody has a token at first"
+        assert " stored " in store
+        assert " fetched" in store
 
 
 def test_flushed_cookies_are_unknown_with_the_next_check(tmp_path: Path, database_url: str) -> None:
