@@ -47,8 +47,8 @@ class _Subject:
         self._watch = watch
         self._files = iter(files)
         people = group.people(PEOPLE)
-        self._cookies = _give_cookies(house, people)
         sessions = itertools.cycle([house.session(person) for person in people])
+        self._cookies = _give_cookies(house, people)
         query = {"senders": group.senders(), "after": 0, "limit": LIMIT}
         for file in files:
             write_requests(file, (request(next(sessions), "list", query) for _ in range(REQUESTS)))
