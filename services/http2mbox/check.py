@@ -8,7 +8,7 @@ import click
 from services.http2mbox.account import parse_maildrop
 from services.http2mbox.accounts import Accounts
 from services.http2mbox.settings import Http2mbox
-from stubmail.discovery import Resolver
+from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.settings import ConfigError
 from stubmail.users import load_users
@@ -36,15 +36,29 @@ def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts) -
         else:
             people = f"{contacts.count} correspondents in {len(contacts.domains)} domains"
             click.echo(f"{account.address}: key {account.identity.fingerprint}, {people}, maildrop {path}")
-    for domain in sorted(domains):
+    try:
+        fixed = configured_store(options.store, "http2mbox")
+    except ConfigError as error:
+        errors.append(error)
+    else:
+        errors += _look_up(sorted(domains), resolver, fixed)
+    if errors:
+        raise Exit(errors[0].status, "; ".join(error.text for error in errors))
+
+
+def _look_up(domains: list[str], resolver: Resolver, fixed: Store | None) -> list[Exit]:
+    """Say what DNS has of our own domains, and whose outbox is watched for mail that nobody fetched."""
+    errors = []
+    for domain in domains:
         try:
             found = resolver.discover(domain)
         except StubmailError as error:
             errors.append(_exit(domain, error))
-        else:
-            click.echo(f"{domain}: {'has' if found else 'DNS answers, but there are no'} stub mail records")
-    if errors:
-        raise Exit(errors[0].status, "; ".join(error.text for error in errors))
+            continue
+        store = fixed or (found.stores[0] if found else None)
+        watched = f"own mail is watched at {store.url}" if store else "own mail is not watched"
+        click.echo(f"{domain}: {'has' if found else 'DNS answers, but there are no'} stub mail records; {watched}")
+    return errors
 
 
 def _check_writable(path: Path) -> None:

@@ -305,6 +305,15 @@ def test_check_says_what_is_right_or_wrong(puller: Puller) -> None:
     done = puller.run("--check")
     assert done.returncode == 0, done.stderr
     assert f"{BOB}: key {puller.world.bob.fingerprint}, 1 correspondents in 1 domains, maildrop" in done.stdout
+    assert "beta.example: DNS answers, but there are no stub mail records; own mail is not watched\n" in done.stdout
+    config = puller.root / "stub.conf"
+    text = config.read_text()
+    config.write_text(text + 'store = "https://post.beta.example/store"\n')
+    assert "own mail is watched at https://post.beta.example/store\n" in puller.run("--check").stdout
+    config.write_text(text + 'store = "https://post.beta.example:1/"\n')
+    wrong = puller.run("--check")
+    assert (wrong.returncode, "[http2mbox] store" in wrong.stderr) == (os.EX_CONFIG, True)
+    config.write_text(text)
     puller.users.write_text(puller.users.read_text().replace(str(puller.mbox), "/nonexistent/bob"))
     wrong = puller.run("--check")
     assert wrong.returncode == os.EX_NOPERM

@@ -171,7 +171,7 @@ def test_a_whole_walk_between_stores_that_demand_tokens(
     udp.faults.cut = True
     alice.submit(bob.address, compose(alice.address, bob.address, "patience"))
     courier = logs["alpha.example_smtp2stub"]
-    wait_until(lambda: b"wants a token, but its UDP port gives none" in courier.read_bytes(), 30, "a deferral")
+    wait_until(lambda: b"wants a token, but its UDP port gives none" in courier.read_bytes(), 60, "a deferral")
     udp.faults.cut = False
     steps = [step.what for step in walk(network, time.monotonic())]
     assert "relayed" in steps

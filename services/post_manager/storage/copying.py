@@ -120,7 +120,7 @@ def _place(
     added = []
     for key, users in uses.items():
         if key not in places:
-            # As for a new post: a content has the serial of the first post it belongs to.
+            # A post's serial is an id that no other content has: those of contents.new_id are all larger.
             places[key], row = users[0]
             body = KeptBody(source, row.content, row.digest, row.body_size)
             added.append(New(places[key], key, body, len(users)))
