@@ -5,8 +5,9 @@
          messages at QUIT and nothing else; beside each an index and a lock. No OpenPGP keys, no DNS.
 *Trusts*: the file system that the maildrops are on, and nobody who connects.
 
-Modules, inner to outer: ``wire``, ``stuffing``, ``sasl`` (octets); ``session`` and its ``actions`` (the protocol, no
-I/O); ``tls``, ``patience`` (no I/O either: time and octets are passed in); ``maildrop`` (what one must offer) with
-``mbox_maildrop`` and ``maildir`` behind it, ``uidl`` and ``index_*`` (ids and where messages are); ``reader`` and
-``login`` (what is done in threads); ``channel``, ``connection``, ``server`` (asyncio); ``__main__`` (command line).
+Modules, inner to outer: ``wire``, ``stuffing``, ``sasl`` (octets); ``session`` with ``authorization``, ``transaction``
+and their ``actions`` (the protocol, no I/O); ``tls``, ``patience`` (no I/O either: time and octets are passed in);
+``maildrop`` (what one must offer) with ``mbox_maildrop`` and ``maildir`` behind it, ``uidl`` and ``index_*`` (ids and
+where messages are); ``reader`` and ``login`` (what is done in threads); ``channel``, ``errands``, ``connection``,
+``server`` (asyncio); ``__main__`` (command line).
 """

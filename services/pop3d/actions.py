@@ -1,6 +1,6 @@
 """What a session asks of the outside world, and what it is told of its maildrop; no I/O here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +57,7 @@ class Close:
 
 
 Action = Login | StartTls | Retrieve | Commit | Close
+Outcome = bytes | Action | Iterator[bytes]  # of a command: a reply, something to do, or a reply in pieces
 
 
 @dataclass(slots=True)

@@ -4,19 +4,15 @@ import asyncio
 import logging
 import secrets
 import ssl
-from collections.abc import Coroutine
-from concurrent.futures import Executor
-from typing import Any, Protocol, cast
+from typing import cast
 
-from services.pop3d.actions import Action, Close, Commit, Login, Retrieve, StartTls
+from services.pop3d.actions import Action, Close, StartTls
 from services.pop3d.channel import Channel
-from services.pop3d.login import Attempt, Door, Refused
-from services.pop3d.maildrop import Maildrop
-from services.pop3d.patience import LINGER, Deadlines, Patience
-from services.pop3d.reader import Reader
+from services.pop3d.errands import Errands
+from services.pop3d.host import Host
+from services.pop3d.patience import LINGER, Deadlines
 from services.pop3d.session import Session
 from services.pop3d.wire import err
-from stubmail.errors import StubmailError
 from stubmail.limits import is_loopback, network
 from stubmail.log import event
 
@@ -24,38 +20,8 @@ MAX_PENDING = 65_536  # octets of commands that wait; then the client is not rea
 TURN = 64  # actions of one session before the others have theirs
 TURN_OCTETS = 32_768  # and so many octets of replies
 REST = 0.001  # seconds between turns while others have work done in threads
-RUN = 64  # pipelined retrievals that are read together
 
 logger = logging.getLogger("pop3d")
-
-
-class Host(Protocol):
-    """What a connection needs of the server around it."""
-
-    door: Door
-    patience: Patience
-    jobs: int
-    """How many connections have work done in threads at this moment; they count themselves."""
-
-    @property
-    def mail(self) -> Executor:
-        """The threads that read and write maildrops."""
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """The certificate in use now, for new TLS sessions; None when there is none."""
-
-    def allows_plain(self, local: bool) -> bool:
-        """Tell whether a client, on this machine or another, may log in without TLS."""
-
-    def enter(self, connection: "Connection") -> str:
-        """Count a new connection; returns why it cannot stay, or an empty text."""
-
-    def logged_in(self, connection: "Connection") -> None:
-        """Note that a connection's client is no stranger any more."""
-
-    def leave(self, connection: "Connection") -> None:
-        """Forget a connection: it is closed, and its maildrop too."""
 
 
 class Connection(asyncio.Protocol):
@@ -68,14 +34,10 @@ class Connection(asyncio.Protocol):
         self.id = secrets.token_hex(4)
         self.local = False  # on this machine
         self.counted = True  # among the sessions of its network
-        self.address = self.network = self._user = self._reason = ""
-        self._maildrop: Maildrop | None = None
-        self._reader: Reader | None = None
-        self._deferred: Action | None = None  # what came behind a run of retrievals
-        self._job: asyncio.Task[None] | None = None
+        self.address = self.network = self._reason = ""
         self._paused: asyncio.Future[None] | None = None
         self._turn: asyncio.Handle | None = None  # the next one, when the last was used up
-        self._half_closed = self._closing = self._lost = False
+        self._half_closed = self._closing = self.lost = False
 
     # What asyncio calls
 
@@ -91,6 +53,7 @@ class Connection(asyncio.Protocol):
             tls_offered=self._host.tls is not None,
             plain_allowed=self._host.allows_plain(self.local),
         )
+        self._errands = Errands(self._host, self, self._session)
         self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
         if refusal := self._host.enter(self):
             self.end(refusal, b"" if self._implicit_tls else err("Too many sessions, try again later", "SYS/TEMP"))
@@ -132,12 +95,11 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._lost:
-            self._lost = self._closing = True
+        if not self.lost:
+            self.lost = self._closing = True
             self._timer.cancel()
             self._wake()
-            if self._job is None:
-                self._release()
+            self._release()
 
     # What the server calls
 
@@ -145,7 +107,7 @@ class Connection(asyncio.Protocol):
         """Send the last words and close, once."""
         if self._closing:
             return
-        self._write([reply])
+        self.write([reply])
         self._closing = True
         self._reason = reason
         self._channel.finish(bool(self._channel.received) and not self._half_closed and not reason.startswith("quit"))
@@ -162,16 +124,44 @@ class Connection(asyncio.Protocol):
         """Send strangers away; who is logged in may go on for now."""
         if self._session.logged_in:
             return
-        if self._job is None:
+        if not self._errands.busy:
             self.end("the server stops", err("The server stops, try again later", "SYS/TEMP"))
         else:
-            self._job.cancel()
+            self._errands.cancel()
             self.abort("the server stops")
 
     @property
     def committing(self) -> bool:
         """Whether messages are being removed, or the maildrop is being closed, at this moment."""
-        return self._job is not None and self._session.logged_in and self._maildrop is None
+        return self._errands.committing
+
+    # What errands call
+
+    def write(self, out: list[bytes]) -> None:
+        """Send octets."""
+        if data := b"".join(out):
+            self._deadlines.active(self._loop.time())
+            self._channel.write(data)
+
+    async def writable(self) -> None:
+        """Wait until the client takes more."""
+        if self._paused is not None:
+            await self._paused
+
+    def opened(self) -> None:
+        """Note that the client has logged in."""
+        self._host.logged_in(self)
+        self._deadlines.active(self._loop.time())
+        self._on_timer()
+
+    def errand_done(self, failed: bool) -> None:
+        """Go on, or break off."""
+        if failed:
+            self.abort("failed")
+        if self.lost:
+            self._release()
+        else:
+            self._pump()
 
     # From the session's actions to octets
 
@@ -186,15 +176,12 @@ class Connection(asyncio.Protocol):
                 self._turn = self._loop.call_later(REST if self._host.jobs else 0, self._next_turn)
                 break
             turn += 1
-            action: bytes | Action | None = self._deferred or self._session.next()
-            self._deferred = None
-            if isinstance(action, Retrieve) and self._reader is not None:
-                action = self._reader.cached(action) or action
+            action = self._errands.next()
             if isinstance(action, bytes):
                 out.append(action)
                 size += len(action)
                 continue
-            self._write(out)
+            self.write(out)
             out = []
             if action is not None:
                 self._perform(action)
@@ -202,7 +189,7 @@ class Connection(asyncio.Protocol):
             if self._half_closed:
                 self.end("hung up")
             break
-        self._write(out)
+        self.write(out)
         if self._session.pending < MAX_PENDING // 2 and self._paused is None and not self._closing:
             self._channel.resume_reading()
 
@@ -211,101 +198,22 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def _waits(self) -> bool:
-        busy = self._job is not None or self._turn is not None
+        busy = self._errands.busy or self._turn is not None
         return busy or self._paused is not None or self._closing or self._channel.handshaking
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Login():
-                self._start(self._login(action))
-            case Retrieve():
-                self._start(self._retrieve(self._run(action)))
-            case Commit():
-                self._start(self._commit(action))
             case StartTls():
                 self._begin_tls()
             case Close():
                 self.end(action.reason)
-
-    def _write(self, out: list[bytes]) -> None:
-        if data := b"".join(out):
-            self._deadlines.active(self._loop.time())
-            self._channel.write(data)
+            case _:
+                self._errands.begin(action)
 
     def _begin_tls(self) -> None:
         context = self._host.tls
         assert context is not None
         self._channel.begin_tls(context)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what takes time; meanwhile the session waits."""
-        self._host.jobs += 1
-        self._job = self._loop.create_task(work)
-        self._job.add_done_callback(self._job_done)
-
-    def _job_done(self, job: asyncio.Task[None]) -> None:
-        self._host.jobs -= 1
-        self._job = None
-        if error := None if job.cancelled() else job.exception():
-            known = isinstance(error, OSError | StubmailError)
-            reason = str(error) or type(error).__name__
-            event(logger, "failed", self.id, logging.ERROR, user=self._user or None, reason=reason)
-            if not known:
-                logger.error("a defect", exc_info=error)
-            self.abort("failed")
-        if self._lost:
-            self._release()
-        else:
-            self._pump()
-
-    # What takes time
-
-    async def _login(self, action: Login) -> None:
-        attempt = Attempt(action, self.id, self.address, self.network, lambda: self._lost)
-        try:
-            user, maildrop = await self._host.door.login(attempt)
-        except Refused as refusal:
-            self._session.refuse(refusal.code, refusal.text)
-            return
-        self._user, self._maildrop = user.name, maildrop
-        self._reader = Reader(maildrop, self.id)
-        self._session.accept(maildrop)
-        self._host.logged_in(self)
-        self._deadlines.active(self._loop.time())
-        self._on_timer()
-
-    def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
-        """Gather pipelined retrievals and the replies between them, to be read together."""
-        items: list[bytes | Retrieve] = [first]
-        while len(items) < RUN:
-            action = self._session.next()
-            if not isinstance(action, bytes | Retrieve):
-                self._deferred = action
-                break
-            items.append(action)
-        return items
-
-    async def _retrieve(self, items: list[bytes | Retrieve]) -> None:
-        assert self._reader is not None
-        self._reader.start(items)
-        while not self._reader.done and not self._lost:
-            self._write([await self._loop.run_in_executor(self._host.mail, self._reader.read)])
-            if self._paused is not None:
-                await self._paused
-
-    async def _commit(self, action: Commit) -> None:
-        assert self._maildrop is not None
-        maildrop, self._maildrop, self._reader = self._maildrop, None, None
-        try:
-            await self._loop.run_in_executor(self._host.mail, _update, maildrop, action.numbers)
-        except (StubmailError, OSError) as error:
-            event(logger, "failed", self.id, logging.ERROR, user=self._user, what="deletion", reason=error)
-            self._session.committed(False)
-        else:
-            self._session.committed(True)
-
-    async def _unlock(self, maildrop: Maildrop) -> None:
-        await self._loop.run_in_executor(self._host.mail, maildrop.close)
 
     # Ends
 
@@ -315,7 +223,7 @@ class Connection(asyncio.Protocol):
             self._paused = None
 
     def _on_timer(self) -> None:
-        if self._lost:
+        if self.lost:
             return
         self._timer.cancel()
         unsent = self._channel.unsent()
@@ -325,7 +233,7 @@ class Connection(asyncio.Protocol):
         reason, again = self._deadlines.check(
             self._loop.time(),
             logged_in=self._session.logged_in,
-            busy=self._job is not None,
+            busy=self._errands.busy,
             written=self._channel.written,
             unsent=unsent,
         )
@@ -336,16 +244,14 @@ class Connection(asyncio.Protocol):
 
     def _release(self) -> None:
         """Let go of the maildrop, then of everything."""
-        if self._maildrop is not None:
-            maildrop, self._maildrop = self._maildrop, None
-            self._start(self._unlock(maildrop))
+        if not self._errands.finish():
             return
         statistics = self._session.statistics
         event(
             logger,
             "ended",
             self.id,
-            user=self._user or None,
+            user=self._errands.user or None,
             address=self.address,
             tls=self._session.encrypted,
             reason=self._reason or "connection lost",
@@ -358,12 +264,3 @@ class Connection(asyncio.Protocol):
             seconds=f"{self._loop.time() - self._made:.3f}",
         )
         self._host.leave(self)
-
-
-def _update(maildrop: Maildrop, numbers: list[int]) -> None:
-    """Enter the UPDATE state: remove the marked messages, and unlock the maildrop in any case (RFC 1939 §6)."""
-    try:
-        if numbers:
-            maildrop.commit(numbers)
-    finally:
-        maildrop.close()

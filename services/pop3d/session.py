@@ -6,34 +6,21 @@ reports how that ended; commands that came behind wait in order.
 """
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
-from services.pop3d.actions import Action, Close, Commit, Listing, Login, Retrieve, StartTls, Statistics
-from services.pop3d.sasl import SaslError, parse_plain
-from services.pop3d.wire import (
-    MAX_LINE,
-    MAX_RESPONSE,
-    LineBuffer,
-    WireError,
-    err,
-    ok,
-    parse_command,
-    parse_numbers,
-    retrieved,
-)
+from services.pop3d import authorization, transaction
+from services.pop3d.actions import Action, Close, Commit, Listing, Login, Outcome, StartTls, Statistics
+from services.pop3d.authorization import Authorization
+from services.pop3d.transaction import Transaction
+from services.pop3d.wire import MAX_LINE, MAX_RESPONSE, LineBuffer, WireError, err, ok, parse_command, parse_numbers
 
 MAX_ERRORS = 10  # in a row; before login nothing interrupts the row, so it bounds the guesses of one connection
-LISTING_BLOCK = 200  # messages of LIST and UIDL in one piece
 GREETING = "stubmail POP3 server ready"
-
-Outcome = bytes | Action | Iterator[bytes]
 
 
 class _Waiting(enum.Enum):
     NOTHING = enum.auto()
-    LOGIN = enum.auto()
-    TLS = enum.auto()
-    COMMIT = enum.auto()
+    CALLER = enum.auto()
     END = enum.auto()
 
 
@@ -44,38 +31,16 @@ class Session:
     may log in without TLS.
     """
 
-    __slots__ = (
-        "_count",
-        "_deleted",
-        "_encrypted",
-        "_errors",
-        "_lines",
-        "_listing",
-        "_name",
-        "_plain_allowed",
-        "_queue",
-        "_replies",
-        "_sasl",
-        "_size",
-        "_tls_offered",
-        "_waiting",
-        "statistics",
-    )
+    __slots__ = ("_authorization", "_errors", "_lines", "_queue", "_replies", "_transaction", "_waiting", "statistics")
 
     def __init__(self, *, encrypted: bool, tls_offered: bool, plain_allowed: bool) -> None:
-        self._encrypted = encrypted
-        self._tls_offered = tls_offered
-        self._plain_allowed = plain_allowed
+        self._authorization = Authorization(encrypted=encrypted, tls_offered=tls_offered, plain_allowed=plain_allowed)
+        self._transaction: Transaction | None = None
         self._lines = LineBuffer()
         self._queue: list[bytes | Action] = [ok(GREETING)]
         self._replies: Iterator[bytes] | None = None
         self._waiting = _Waiting.NOTHING
         self._errors = 0
-        self._name: bytes | None = None
-        self._sasl = False
-        self._listing: Listing | None = None
-        self._deleted = bytearray()  # one octet a message, 1 when marked; allotted at the first DELE
-        self._count = self._size = 0  # of the messages not marked
         self.statistics = Statistics()
 
     # The caller's side
@@ -117,21 +82,19 @@ class Session:
     @property
     def logged_in(self) -> bool:
         """Whether a maildrop is open (the TRANSACTION state, and UPDATE)."""
-        return self._listing is not None
+        return self._transaction is not None
 
     @property
     def encrypted(self) -> bool:
         """Whether TLS is on."""
-        return self._encrypted
+        return self._authorization.encrypted
 
     def accept(self, listing: Listing) -> None:
         """Enter the TRANSACTION state on the maildrop that the Login opened."""
-        self._listing = listing
-        self._unmark()
-        self.statistics.messages, self.statistics.octets = self._count, self._size
+        self._transaction = Transaction(listing, self.statistics)
         self._errors = 0
         self._waiting = _Waiting.NOTHING
-        self._queue.append(ok(f"maildrop has {self._summary()}"))
+        self._queue.append(ok(f"maildrop has {self._transaction.summary()}"))
 
     def refuse(self, code: str, text: str) -> None:
         """Answer the Login with an error: a response code such as AUTH or IN-USE, and a text for the client."""
@@ -140,14 +103,14 @@ class Session:
 
     def tls_started(self) -> None:
         """Go on under TLS, with everything forgotten that the client said before (RFC 2595 §4)."""
-        self._encrypted = True
-        self._name = None
+        self._authorization.tls_started()
         self._waiting = _Waiting.NOTHING
 
     def committed(self, done: bool) -> None:
         """Answer QUIT: whether every marked message is gone for good, or else none is."""
+        assert self._transaction is not None
         if done:
-            self.statistics.deleted = self._deleted.count(1)
+            self._transaction.committed()
             self._queue.insert(0, self._end("quit", ok("stubmail POP3 server signing off")))
         else:
             text = "Nothing was deleted, try again later"
@@ -156,26 +119,59 @@ class Session:
     # Commands
 
     def _limit(self) -> int:
-        return MAX_RESPONSE if self._sasl or self._lines.starts_with(b"AUTH ") else MAX_LINE
+        return MAX_RESPONSE if self._authorization.exchanging or self._lines.starts_with(b"AUTH ") else MAX_LINE
 
-    def _execute(self, line: bytes) -> Outcome:
-        if self._sasl:
-            self._sasl = False
-            return self._sasl_response(line)
-        command = parse_command(line)
-        handlers, others = (
-            (_TRANSACTION, _AUTHORIZATION) if self._listing is not None else (_AUTHORIZATION, _TRANSACTION)
-        )
-        handler = handlers.get(command.keyword)
-        if handler is None:
-            return self._fail("Not now" if command.keyword in others else "Unknown command")
+    def _execute(self, line: bytes) -> bytes | Action | Iterator[bytes]:
         try:
-            outcome = handler(self, command.argument)
+            outcome = self._authorization.respond(line) if self._authorization.exchanging else self._command(line)
         except WireError as error:
             return self._fail(str(error))
-        if self._listing is not None:
+        if self.logged_in:
             self._errors = 0
+        if isinstance(outcome, StartTls):
+            return self._start_tls(outcome)
+        if isinstance(outcome, Login | Commit):
+            self._waiting = _Waiting.CALLER
         return outcome
+
+    def _command(self, line: bytes) -> Outcome:
+        """Run a command in the state that the session is in. Raises WireError."""
+        keyword, argument = parse_command(line)
+        if keyword == b"CAPA":
+            return self._capa(argument)
+        if keyword == b"QUIT":
+            return self._quit(argument)
+        if self._transaction is not None and keyword in transaction.COMMANDS:
+            return transaction.COMMANDS[keyword](self._transaction, argument)
+        if self._transaction is None and keyword in authorization.COMMANDS:
+            return authorization.COMMANDS[keyword](self._authorization, argument)
+        known = keyword in transaction.COMMANDS or keyword in authorization.COMMANDS
+        raise WireError("Not now" if known else "Unknown command")
+
+    def _capa(self, argument: bytes) -> bytes:
+        """RFC 2449 §5: the same list in both states, as §6 has it for each of these capabilities."""
+        parse_numbers(argument, 0, 0)
+        names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"]
+        if self._authorization.login_allowed:
+            names += ["USER", "SASL PLAIN"]
+        if self._authorization.tls_offered and not self.encrypted:
+            names.append("STLS")
+        names.append("IMPLEMENTATION stubmail")
+        return ok("capabilities follow") + "".join(f"{name}\r\n" for name in names).encode() + b".\r\n"
+
+    def _quit(self, argument: bytes) -> bytes | Commit:
+        parse_numbers(argument, 0, 0)
+        if self._transaction is None:
+            return self._end("quit before login", ok("stubmail POP3 server signing off"))
+        return self._transaction.commit()
+
+    def _start_tls(self, action: StartTls) -> bytes:
+        if self._lines:
+            # Whoever sent this in the clear wants it taken for the client's words under TLS (CVE-2011-0411).
+            return self._end("octets behind STLS", err("Nothing may follow STLS before its reply"))
+        self._waiting = _Waiting.CALLER
+        self._queue.append(action)
+        return ok("begin TLS")
 
     def _fail(self, text: str, code: str = "") -> bytes:
         self._errors += 1
@@ -189,194 +185,3 @@ class Session:
         self._lines.clear()
         self._queue.append(Close(reason))
         return reply
-
-    def _capa(self, argument: bytes) -> Outcome:
-        """RFC 2449 §5: the same list in both states, as §6 has it for each of these capabilities."""
-        parse_numbers(argument, 0, 0)
-        names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"]
-        if self._login_allowed:
-            names += ["USER", "SASL PLAIN"]
-        if self._tls_offered and not self._encrypted:
-            names.append("STLS")
-        names.append("IMPLEMENTATION stubmail")
-        return ok("capabilities follow") + "".join(f"{name}\r\n" for name in names).encode() + b".\r\n"
-
-    def _quit(self, argument: bytes) -> Outcome:
-        parse_numbers(argument, 0, 0)
-        if self._listing is None:
-            return self._end("quit before login", ok("stubmail POP3 server signing off"))
-        self._waiting = _Waiting.COMMIT
-        return Commit([index + 1 for index, marked in enumerate(self._deleted) if marked])
-
-    # AUTHORIZATION state, RFC 1939 §4 and §7, RFC 5034
-
-    @property
-    def _login_allowed(self) -> bool:
-        return self._encrypted or self._plain_allowed
-
-    def _require_login_allowed(self) -> None:
-        if not self._login_allowed:
-            raise WireError("Passwords are taken under TLS only" + (", say STLS first" if self._tls_offered else ""))
-
-    def _user(self, argument: bytes) -> Outcome:
-        self._require_login_allowed()
-        self._name = None
-        if not argument:
-            raise WireError("The name is missing")
-        self._name = argument
-        return ok("send PASS")  # to every name: whether there is such a user is not told
-
-    def _pass(self, argument: bytes) -> Outcome:
-        self._require_login_allowed()
-        name, self._name = self._name, None
-        if name is None:
-            raise WireError("Send USER first")
-        return self._login(name, argument)  # all of it: a password may hold spaces, RFC 1939 §7
-
-    def _auth(self, argument: bytes) -> Outcome:
-        mechanism, space, initial = argument.partition(b" ")
-        if not argument:
-            return ok("mechanisms follow") + (b"PLAIN\r\n" if self._login_allowed else b"") + b".\r\n"
-        self._require_login_allowed()
-        self._name = None
-        if mechanism.upper() != b"PLAIN":
-            raise WireError("Unknown authentication mechanism")
-        if space:
-            return self._sasl_response(b"" if initial == b"=" else initial)
-        self._sasl = True
-        return b"+ \r\n"
-
-    def _sasl_response(self, line: bytes) -> Outcome:
-        try:
-            name, password = parse_plain(line)
-        except SaslError as error:
-            return self._fail(str(error))
-        return self._login(name, password)
-
-    def _login(self, name: bytes, password: bytes) -> Outcome:
-        self._waiting = _Waiting.LOGIN
-        return Login(name, password)
-
-    def _stls(self, argument: bytes) -> Outcome:
-        parse_numbers(argument, 0, 0)
-        if self._encrypted or not self._tls_offered:
-            raise WireError("TLS is already on" if self._encrypted else "TLS is not available")
-        if self._lines:
-            # Whoever sent this in the clear wants it taken for the client's words under TLS (CVE-2011-0411).
-            return self._end("octets behind STLS", err("Nothing may follow STLS before its reply"))
-        self._waiting = _Waiting.TLS
-        self._queue.append(StartTls())
-        return ok("begin TLS")
-
-    # TRANSACTION state, RFC 1939 §5 and §7
-
-    @property
-    def _messages(self) -> Listing:
-        assert self._listing is not None
-        return self._listing
-
-    def _number(self, number: int) -> int:
-        """Return a message number that exists and is not marked as deleted, or raise WireError."""
-        if not 1 <= number <= len(self._messages.octets):
-            raise WireError("No such message")
-        if self._deleted and self._deleted[number - 1]:
-            raise WireError("The message is deleted")
-        return number
-
-    def _remaining(self) -> Iterator[int]:
-        marked = self._deleted
-        return (index for index in range(len(self._messages.octets)) if not (marked and marked[index]))
-
-    def _unmark(self) -> None:
-        self._deleted = bytearray()
-        self._count, self._size = len(self._messages.octets), self._messages.total
-
-    def _summary(self) -> str:
-        return f"{self._count} message{'' if self._count == 1 else 's'} ({self._size} octets)"
-
-    def _stat(self, argument: bytes) -> Outcome:
-        parse_numbers(argument, 0, 0)
-        return ok(f"{self._count} {self._size}")
-
-    def _list(self, argument: bytes) -> Outcome:
-        octets = self._messages.octets
-        if numbers := parse_numbers(argument, 0, 1):
-            number = self._number(numbers[0])
-            return ok(f"{number} {octets[number - 1]}")
-        return self._listing_of(self._summary(), lambda index: f"{index + 1} {octets[index]}\r\n")
-
-    def _uidl(self, argument: bytes) -> Outcome:
-        messages = self._messages
-        if numbers := parse_numbers(argument, 0, 1):
-            number = self._number(numbers[0])
-            return ok(f"{number} {messages.uid(number - 1)}")
-        return self._listing_of("unique-ids follow", lambda index: f"{index + 1} {messages.uid(index)}\r\n")
-
-    def _listing_of(self, head: str, line: Callable[[int], str]) -> Iterator[bytes]:
-        """Yield a listing in blocks; each is made when it is asked for, of the messages not marked then.
-
-        No command runs in between, so that is one moment to the client.
-        """
-        block = [ok(head).decode()]
-        for index in self._remaining():
-            block.append(line(index))
-            if len(block) > LISTING_BLOCK:
-                yield "".join(block).encode()
-                block.clear()
-        block.append(".\r\n")
-        yield "".join(block).encode()
-
-    def _retr(self, argument: bytes) -> Outcome:
-        number = self._number(parse_numbers(argument, 1, 1)[0])
-        octets = self._messages.octets[number - 1]
-        self.statistics.retrieved += 1
-        self.statistics.retrieved_octets += octets
-        return Retrieve(number, None, retrieved(octets))
-
-    def _top(self, argument: bytes) -> Outcome:
-        number, lines = parse_numbers(argument, 2, 2)
-        number = self._number(number)
-        self.statistics.tops += 1
-        return Retrieve(number, lines, ok(f"top of message {number}"))
-
-    def _dele(self, argument: bytes) -> Outcome:
-        number = self._number(parse_numbers(argument, 1, 1)[0])
-        if not self._deleted:
-            self._deleted = bytearray(len(self._messages.octets))
-        self._deleted[number - 1] = 1
-        self._count -= 1
-        self._size -= self._messages.octets[number - 1]
-        return ok(f"message {number} deleted")
-
-    def _rset(self, argument: bytes) -> Outcome:
-        parse_numbers(argument, 0, 0)
-        self._unmark()
-        return ok(f"maildrop has {self._summary()}")
-
-    def _noop(self, argument: bytes) -> Outcome:
-        parse_numbers(argument, 0, 0)
-        return ok()
-
-
-_Handler = Callable[[Session, bytes], Outcome]
-
-_AUTHORIZATION: Mapping[bytes, _Handler] = {
-    b"CAPA": Session._capa,
-    b"USER": Session._user,
-    b"PASS": Session._pass,
-    b"AUTH": Session._auth,
-    b"STLS": Session._stls,
-    b"QUIT": Session._quit,
-}
-_TRANSACTION: Mapping[bytes, _Handler] = {
-    b"CAPA": Session._capa,
-    b"STAT": Session._stat,
-    b"LIST": Session._list,
-    b"UIDL": Session._uidl,
-    b"RETR": Session._retr,
-    b"TOP": Session._top,
-    b"DELE": Session._dele,
-    b"RSET": Session._rset,
-    b"NOOP": Session._noop,
-    b"QUIT": Session._quit,
-}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pop3d.session import LISTING_BLOCK, MAX_ERRORS, Session
+from services.pop3d.session import MAX_ERRORS, Session
+from services.pop3d.transaction import LISTING_BLOCK
 from tests.support.pop3 import Driver, FakeMaildrop
 
 MESSAGES = [

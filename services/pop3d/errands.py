@@ -1,0 +1,172 @@
+"""What a session asks for that takes time, done in threads: logging in, reading messages, removing them."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from services.pop3d.actions import Action, Commit, Login, Retrieve
+from services.pop3d.host import Host
+from services.pop3d.login import Attempt, Refused
+from services.pop3d.maildrop import Maildrop
+from services.pop3d.reader import Reader
+from services.pop3d.session import Session
+from stubmail.errors import StubmailError
+from stubmail.log import event
+
+RUN = 64  # pipelined retrievals that are read together
+
+logger = logging.getLogger("pop3d")
+
+
+class Client(Protocol):
+    """The connection that errands are done for."""
+
+    id: str
+    address: str
+    network: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is gone."""
+
+    def write(self, out: list[bytes]) -> None:
+        """Send octets."""
+
+    async def writable(self) -> None:
+        """Wait until the client takes more."""
+
+    def opened(self) -> None:
+        """Note that the client has logged in."""
+
+    def errand_done(self, failed: bool) -> None:
+        """Go on, or break off."""
+
+
+class Errands:
+    """One session's maildrop, and the one thing at a time that is done about it."""
+
+    def __init__(self, host: Host, client: Client, session: Session) -> None:
+        self._host = host
+        self._client = client
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._maildrop: Maildrop | None = None
+        self._reader: Reader | None = None
+        self._deferred: Action | None = None  # what came behind a run of retrievals
+        self._job: asyncio.Task[None] | None = None
+        self.user = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the session waits for one."""
+        return self._job is not None
+
+    @property
+    def committing(self) -> bool:
+        """Whether messages are being removed, or the maildrop is being closed, at this moment."""
+        return self._job is not None and self._session.logged_in and self._maildrop is None
+
+    def next(self) -> bytes | Action | None:
+        """Return what the session says next; a message that has been read ahead comes as its reply."""
+        action: bytes | Action | None = self._deferred or self._session.next()
+        self._deferred = None
+        if isinstance(action, Retrieve) and self._reader is not None:
+            return self._reader.cached(action) or action
+        return action
+
+    def begin(self, action: Login | Retrieve | Commit) -> None:
+        """Do what takes time; meanwhile the session waits."""
+        match action:
+            case Login():
+                self._start(self._login(action))
+            case Retrieve():
+                self._start(self._retrieve(self._run(action)))
+            case Commit():
+                self._start(self._commit(action))
+
+    def cancel(self) -> None:
+        """Wait no longer for a login."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def finish(self) -> bool:
+        """Let go of the maildrop; returns whether that is done, or else ``errand_done`` will be called."""
+        if self._job is not None:
+            return False
+        if self._maildrop is None:
+            return True
+        maildrop, self._maildrop = self._maildrop, None
+        self._start(self._unlock(maildrop))
+        return False
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._host.jobs += 1
+        self._job = self._loop.create_task(work)
+        self._job.add_done_callback(self._done)
+
+    def _done(self, job: asyncio.Task[None]) -> None:
+        self._host.jobs -= 1
+        self._job = None
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            known = isinstance(error, OSError | StubmailError)
+            reason = str(error) or type(error).__name__
+            event(logger, "failed", self._client.id, logging.ERROR, user=self.user or None, reason=reason)
+            if not known:
+                logger.error("a defect", exc_info=error)
+        self._client.errand_done(error is not None)
+
+    async def _login(self, action: Login) -> None:
+        client = self._client
+        attempt = Attempt(action, client.id, client.address, client.network, lambda: client.lost)
+        try:
+            user, maildrop = await self._host.door.login(attempt)
+        except Refused as refusal:
+            self._session.refuse(refusal.code, refusal.text)
+            return
+        self.user, self._maildrop = user.name, maildrop
+        self._reader = Reader(maildrop, client.id)
+        self._session.accept(maildrop)
+        client.opened()
+
+    def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
+        """Gather pipelined retrievals and the replies between them, to be read together."""
+        items: list[bytes | Retrieve] = [first]
+        while len(items) < RUN:
+            action = self._session.next()
+            if not isinstance(action, bytes | Retrieve):
+                self._deferred = action
+                break
+            items.append(action)
+        return items
+
+    async def _retrieve(self, items: list[bytes | Retrieve]) -> None:
+        assert self._reader is not None
+        self._reader.start(items)
+        while not self._reader.done and not self._client.lost:
+            self._client.write([await self._loop.run_in_executor(self._host.mail, self._reader.read)])
+            await self._client.writable()
+
+    async def _commit(self, action: Commit) -> None:
+        assert self._maildrop is not None
+        maildrop, self._maildrop, self._reader = self._maildrop, None, None
+        try:
+            await self._loop.run_in_executor(self._host.mail, _update, maildrop, action.numbers)
+        except (StubmailError, OSError) as error:
+            event(logger, "failed", self._client.id, logging.ERROR, user=self.user, what="deletion", reason=error)
+            self._session.committed(False)
+        else:
+            self._session.committed(True)
+
+    async def _unlock(self, maildrop: Maildrop) -> None:
+        await self._loop.run_in_executor(self._host.mail, maildrop.close)
+
+
+def _update(maildrop: Maildrop, numbers: list[int]) -> None:
+    """Enter the UPDATE state: remove the marked messages, and unlock the maildrop in any case (RFC 1939 §6)."""
+    try:
+        if numbers:
+            maildrop.commit(numbers)
+    finally:
+        maildrop.close()
