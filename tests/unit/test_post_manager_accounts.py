@@ -151,3 +151,11 @@ def test_it_does_with_whatever_way_the_file_is_written(desk: Desk, text: str) ->
     [carol] = load_accounts(desk.file, desk.store.section.terms)
     assert carol.name == "carol"
     assert ("# top" in text) == ("# top" in desk.file.read_text())
+
+
+def test_an_account_is_removed_also_while_the_database_is_away(desk: Desk) -> None:
+    with desk.config.open("a") as config:
+        config.write('database = "postgresql://x@127.0.0.1:1/x"\n')
+    assert "posts that wait stay until they are fetched" in desk.ok("remove", "alice")
+    assert [account.name for account in load_accounts(desk.file, desk.store.section.terms)] == ["carol"]
+    desk.refused(os.EX_UNAVAILABLE, "list")

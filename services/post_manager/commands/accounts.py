@@ -1,30 +1,25 @@
 """`post_manager accounts`: shows and changes who may store posts, and has the running store read that again."""
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import tomllib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import tomlkit
-from tomlkit import TOMLDocument
 
 from services.post_manager import service
+from services.post_manager.commands.accounts_file import AccountsFile
 from services.post_manager.commands.section import pass_section
-from services.post_manager.policy import DAY, LIMITS, Account, Accounts, load_accounts, parse_accounts
+from services.post_manager.policy import DAY, LIMITS, Account, load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import gauges
 from services.post_manager.storage.engines import sqlite_path
+from services.post_manager.storage.errors import StorageError
 from stubmail import cli, pidfile
 from stubmail.errors import Exit
 from stubmail.openpgp import Certificate, OpenPGPError
-from stubmail.settings import ConfigError
-from stubmail.spool import write_durably
 
 Usage = dict[str, tuple[int, int]]  # posts and octets that wait, by fingerprint
 
@@ -70,7 +65,7 @@ def list_(section: PostManager, as_json: bool) -> None:
 @pass_section
 def show(section: PostManager, name: str, as_json: bool) -> None:
     """Show one account."""
-    account = _named(load_accounts(section.accounts, section.terms), name, section.accounts)
+    account = _named(section, name)
     row = _described(account, section, _usage(section))
     if as_json:
         click.echo(json.dumps(row, indent=2))
@@ -105,17 +100,7 @@ def add(
     if certificate is not None:
         fingerprint = _fingerprint_of(certificate)
     values = {"address": address, "fingerprint": fingerprint, **_limits(limits, default=False)}
-
-    def change(document: TOMLDocument) -> str:
-        tables: Any = document.setdefault("accounts", tomlkit.table(is_super_table=True))
-        if name in tables:
-            raise Exit(os.EX_USAGE, f"{section.accounts} has an account {name} already")
-        table = tomlkit.table()
-        table.update(values)
-        tables[name] = table
-        return tomlkit.dumps(document)
-
-    _change(section, change)
+    _file(section).add(name, values)
     click.echo(f"{name} may store posts{_told(section)}")
 
 
@@ -126,18 +111,7 @@ def add(
 @pass_section
 def set_(section: PostManager, name: str, limits: tuple[str, ...]) -> None:
     """Change an account's limits: quota_posts, quota_bytes, max_post, lifetime_days, rate; default: as everybody's."""
-    values = _limits(limits, default=True)
-
-    def change(document: TOMLDocument) -> str:
-        table = _table(document.get("accounts", {}), name, section.accounts)
-        for key, value in values.items():
-            if value is None:
-                table.pop(key, None)
-            else:
-                table[key] = value
-        return tomlkit.dumps(document)
-
-    _change(section, change)
+    _file(section).set(name, _limits(limits, default=True))
     click.echo(f"{name} is changed{_told(section)}")
 
 
@@ -147,43 +121,19 @@ def set_(section: PostManager, name: str, limits: tuple[str, ...]) -> None:
 @pass_section
 def remove(section: PostManager, name: str) -> None:
     """Let somebody store no more. What of his waits can be fetched, and his outbox still answers."""
-
-    def change(document: TOMLDocument) -> str:
-        return _without(document, name, _table(document["accounts"], name, section.accounts))
-
-    account = _named(load_accounts(section.accounts, section.terms), name, section.accounts)
-    _change(section, change)
-    posts, _ = _usage(section).get(account.fingerprint, (0, 0))
-    click.echo(f"{name} may store no more, {posts} posts that wait stay until they are fetched{_told(section)}")
-
-
-def _change(section: PostManager, change: Callable[[TOMLDocument], str]) -> None:
-    """Change the accounts file, its comments stay; only a good one replaces it, with the owner and mode it had."""
-    path = section.accounts
-    with _locked(path):
-        try:
-            text = path.read_text().rstrip("\n") + "\n"
-            document: TOMLDocument = tomlkit.parse(text)
-        except (ValueError, tomlkit.exceptions.ParseError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
-        parse_accounts(path, tomllib.loads(text), section.terms)
-        text = change(document)
-        parse_accounts(path, tomllib.loads(text), section.terms)
-        before = path.stat()
-        write_durably(path, text.encode(), mode=before.st_mode & 0o777)
-        if os.geteuid() != before.st_uid:  # the store has to be able to read it
-            os.chown(path, before.st_uid, before.st_gid)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One change at a time; the directory is locked, since the file is replaced."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    account = _named(section, name)
+    _file(section).remove(name)
+    told = _told(section)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
+        posts, _ = _usage(section).get(account.fingerprint, (0, 0))
+        left = f"{posts} posts that wait stay"
+    except (service.Away, StorageError):  # he may store no more all the same
+        left = "posts that wait stay"
+    click.echo(f"{name} may store no more, {left} until they are fetched{told}")
+
+
+def _file(section: PostManager) -> AccountsFile:
+    return AccountsFile(section.accounts, section.terms)
 
 
 def _told(section: PostManager) -> str:
@@ -215,33 +165,11 @@ def _limits(texts: tuple[str, ...], *, default: bool) -> dict[str, int | None]:
     return values
 
 
-def _named(found: Accounts, name: str, path: Path) -> Account:
-    for account in found:
+def _named(section: PostManager, name: str) -> Account:
+    for account in load_accounts(section.accounts, section.terms):
         if account.name == name:
             return account
-    raise Exit(os.EX_NOUSER, f"{path} has no account {name}")
-
-
-def _table(tables: Any, name: str, path: Path) -> Any:
-    if name not in tables:
-        raise Exit(os.EX_NOUSER, f"{path} has no account {name}")
-    return tables[name]
-
-
-def _without(document: TOMLDocument, name: str, table: Any) -> str:
-    """Return the document without a table, but with the comments behind its last key: they are the next one's."""
-    body = table.value.body if isinstance(table, tomlkit.items.Table) else []
-    own = max((number for number, (key, _) in enumerate(body) if key is not None), default=-1) + 1
-    behind = "".join(item.as_string() for _, item in body[own:])
-    whole = table.as_string() if body else ""
-    text = tomlkit.dumps(document)
-    start = text.find(whole) if whole else -1
-    header = text.rfind("\n[", 0, start) + 1 if start >= 0 else -1
-    if start >= 0 and text[header:start].count("\n") == 1:  # header and body, as one writes it by hand
-        return text[:header] + behind.lstrip("\n") + text[start + len(whole) :]
-    tables: Any = document["accounts"]
-    del tables[name]
-    return tomlkit.dumps(document)
+    raise _file(section).missing(name)
 
 
 def _fingerprint_of(path: Path) -> str:
