@@ -9,6 +9,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.ending import end
 from services.post_manager.storage.nonces import Nonce, once
 from services.post_manager.storage.schema import FETCHED, WAITING, WITHDRAWN, contents, posts, tallies
+from services.post_manager.storage.statements import fetch
 
 MAX_OTHERS = 100
 
@@ -69,6 +70,17 @@ _COUNT = (
     .scalar_subquery()
 )
 _WAITING = select(_COUNT.label("posts"), _LARGEST.label("serial"))
+_PAGE = (
+    select(posts.c.id, posts.c.serial, posts.c.sender, posts.c.sender_address, posts.c.size, posts.c.stored)
+    .where(posts.c.recipient == bindparam("recipient"), posts.c.state == bindparam("waiting", WAITING))
+    .where(posts.c.serial > bindparam("after"), posts.c.sender.in_(bindparam("senders", expanding=True)))
+    .order_by(posts.c.serial)
+    .limit(bindparam("most"))
+)
+_READABLE = """
+    SELECT posts.id, posts.recipient, posts.state, posts.head, posts.content, contents.size
+    FROM posts LEFT JOIN contents ON contents.id = posts.content WHERE posts.id IN ({})
+"""
 
 
 def waiting(connection: Connection, recipient: str) -> tuple[int, int]:
@@ -88,12 +100,8 @@ def page(database: Database, recipient: str, senders: Sequence[str], after: int,
         _, serial = waiting(connection, recipient)
         rows = []
         if present:
-            query = select(
-                posts.c.id, posts.c.serial, posts.c.sender, posts.c.sender_address, posts.c.size, posts.c.stored
-            )
-            query = query.where(posts.c.recipient == recipient, posts.c.state == WAITING, posts.c.serial > after)
-            query = query.where(posts.c.sender.in_(sorted(present))).order_by(posts.c.serial).limit(limit + 1)
-            rows = list(connection.execute(query))
+            asked = {"recipient": recipient, "after": after, "senders": sorted(present), "most": limit + 1}
+            rows = list(connection.execute(_PAGE, asked))
     listed = tuple(Listed(*row) for row in rows[:limit])
     return Listing(listed, len(rows) > limit, serial, others)
 
@@ -115,14 +123,13 @@ def look_up(database: Database, recipient: str, ids: Sequence[bytes]) -> dict[by
 
     Posts that are unknown, another's, fetched or expired are not in the answer, and cannot be told apart.
     """
-    query = (
-        select(posts.c.id, posts.c.state, posts.c.head, posts.c.content, contents.c.size)
-        .outerjoin(contents, contents.c.id == posts.c.content)
-        .where(posts.c.id.in_(ids), posts.c.recipient == recipient, posts.c.state.in_((WAITING, WITHDRAWN)))
-    )
     with database.read() as connection:
-        rows = connection.execute(query).all()
-    return {row.id: Stored(row.head, row.content, row.size) if row.state == WAITING else None for row in rows}
+        rows = fetch(connection, _READABLE, ((post_id,) for post_id in ids))
+    return {
+        post_id: Stored(head, content, size) if state == WAITING else None
+        for post_id, owner, state, head, content, size in rows
+        if owner == recipient and state in (WAITING, WITHDRAWN)
+    }
 
 
 def find(connection: Connection, post_id: bytes) -> Stored | None:
