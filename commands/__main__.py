@@ -11,6 +11,7 @@ _COMMANDS = {
     "cookies": ("commands.cookies", "cookies", "Forget UDP cookies, so that the next pull asks in full."),
     "demo": ("commands.demo", "demo", "Run the whole system on loopback and watch mail cross two domains."),
     "dns": ("commands.dns", "dns", "Render the records to publish, and check what is published."),
+    "domains": ("commands.domains", "domains", "See which domains have offered stub mail; forget some."),
     "keys": ("commands.keys", "keys", "List, show, export, import and fetch certificates."),
     "outbox": ("commands.outbox", "outbox", "See which of your mail waits or was fetched; withdraw it."),
     "provision": ("commands.provision", "provision_", "Make keys and accounts for a domain."),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -72,7 +73,9 @@ def render(
 @click.option("--json", "as_json", is_flag=True, help="Print findings for a program.")
 @cli.one_sentence
 @resolver_options
-def check_records(domain: str, resolver: Resolver, host: str | None, connect: bool, as_json: bool) -> None:
+def check_records(
+    domain: str, config: Path, resolver: Resolver, host: str | None, connect: bool, as_json: bool
+) -> None:
     """Look up what DOMAIN publishes, say what is missing or wrong, and what to publish instead.
 
     Exits 0 when all is well, 1 when something is missing or wrong, 75 when DNS did not answer.

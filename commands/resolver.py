@@ -14,7 +14,7 @@ from stubmail.settings import Dns
 
 
 def resolver_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add --config, --resolver and --allow-private; the command receives ``resolver``, ready to be asked.
+    """Add --config, --resolver and --allow-private; the command receives ``config`` and a ready ``resolver``.
 
     The options go before [dns] of stub.conf and its environment variables; no such file is needed. Goes below
     cli.one_sentence, since the command may then raise ConfigError.
@@ -27,13 +27,13 @@ def resolver_options(function: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         default=settings.default_path,
         show_default="$STUB_CONF, else ~/.stub/stub.conf",
-        help="The configuration file (TOML), of which [dns] is used.",
+        help="The configuration file (TOML).",
     )
     @wraps(function)
     def command(*args: Any, config: Path, nameserver: str | None, allow_private: bool, **kwargs: Any) -> None:
         dns = _read(config)
         dns = replace(dns, resolver=nameserver or dns.resolver, allow_private=allow_private or dns.allow_private)
-        function(*args, resolver=Resolver.from_settings(dns), **kwargs)
+        function(*args, config=config, resolver=Resolver.from_settings(dns), **kwargs)
 
     return command
 

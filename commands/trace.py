@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from commands.gateway import Rules, gateway_rules
 from commands.resolver import resolver_options
 from stubmail import cli
 from stubmail.address import Address, AddressError
@@ -19,8 +20,10 @@ from stubmail.errors import Exit, StubmailError, TemporaryError
 from stubmail.hkp_client import look_up
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
+from stubmail.routing import Policy, Route, decide
 
 _HTTP_SECONDS = 10.0
+_STATUS = {"deferred": os.EX_TEMPFAIL, "refused": os.EX_UNAVAILABLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The whole way: ``route`` is "stub", "legacy" (no stub mail: the smarthost's, in clear text) or "deferred"."""
+    """The whole way: ``route`` is "stub", "legacy" (no stub mail: the smarthost's, in clear text), "deferred" or
+    "refused"."""
 
     address: str
     route: str
@@ -52,36 +56,64 @@ class Trace:
 @click.option("--json", "as_json", is_flag=True, help="Print the steps for a program.")
 @cli.one_sentence
 @resolver_options
-def trace(address: str, resolver: Resolver, gnupghome: Path | None, as_json: bool) -> None:
-    """Show how mail for ADDRESS would travel: what DNS offers, which key is found where, by which route it goes.
+def trace(address: str, resolver: Resolver, config: Path, gnupghome: Path | None, as_json: bool) -> None:
+    """Show how mail for ADDRESS would travel: by which policy, what DNS offers, which key is found where.
 
-    Nothing is sent and no key is imported. Exits 0 when there is a way, 75 when mail would be deferred.
+    Nothing is sent and no key is imported. Exits 0 when there is a way, 75 when mail would be deferred, 69 when it
+    would come back to its sender.
     """
     try:
         recipient = Address.parse(address)
     except AddressError as error:
         raise Exit(os.EX_USAGE, str(error)) from error
-    result = follow(recipient, resolver, HttpClient(resolver, timeout=_HTTP_SECONDS), gnupghome)
+    result = follow(recipient, resolver, HttpClient(resolver, timeout=_HTTP_SECONDS), gnupghome, gateway_rules(config))
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), indent=2))
     else:
         _print(result)
-    sys.exit(os.EX_TEMPFAIL if result.route == "deferred" else os.EX_OK)
+    sys.exit(_STATUS.get(result.route, os.EX_OK))
 
 
-def follow(recipient: Address, resolver: Resolver, http: HttpClient, gnupghome: Path | None = None) -> Trace:
+def follow(
+    recipient: Address, resolver: Resolver, http: HttpClient, gnupghome: Path | None = None, rules: Rules | None = None
+) -> Trace:
     """Go the way that a gateway would go, up to the encryption."""
+    rules = rules or Rules()
+    steps = [Step("policy", True, rules.policies.explain(recipient))]
     try:
-        offer = resolver.discover(recipient.domain)
+        offer = None
+        if rules.policies.of(recipient) is not Policy.NEVER:
+            offer = resolver.discover(recipient.domain)
+            steps.append(Step("dns", True, _describe(offer) if offer else f"{recipient.domain} offers no stub mail"))
     except StubmailError as error:
-        step = Step("dns", False, f"{error.text}: mail waits, it is never sent in clear text instead")
-        return Trace(str(recipient), "deferred", (step,))
-    if offer is None:
-        step = Step("dns", True, f"{recipient.domain} offers no stub mail: the smarthost gets it, unencrypted")
-        return Trace(str(recipient), "legacy", (step,))
-    steps = [Step("dns", True, _describe(offer)), *_hosts(resolver, offer)]
+        steps.append(Step("dns", False, f"{error.text}: mail waits, it is never sent in clear text instead"))
+        return Trace(str(recipient), "deferred", tuple(steps))
+    remembered = False
+    try:
+        remembered = offer is None and recipient.domain in rules.known
+    except OSError as error:
+        steps.append(Step("memory", False, f"it cannot be read: {error.strerror}; ask as the gateway's user"))
+    try:
+        route = _decide(recipient, offer, rules, remembered=remembered)
+    except StubmailError as error:
+        steps.append(Step("route", False, error.text))
+        outcome = "deferred" if isinstance(error, TemporaryError) else "refused"
+        return Trace(str(recipient), outcome, tuple(steps))
+    if route is Route.SMARTHOST or offer is None:
+        return Trace(str(recipient), "legacy", tuple(steps))
+    steps += _hosts(resolver, offer)
     found, key_steps = _find_key(recipient, offer, http, gnupghome)
     return Trace(str(recipient), "stub" if found else "deferred", (*steps, *key_steps))
+
+
+def _decide(recipient: Address, offer: StubDomain | None, rules: Rules, *, remembered: bool) -> Route:
+    return decide(
+        recipient.domain,
+        offered=offer is not None,
+        policy=rules.policies.of(recipient),
+        remembered=remembered,
+        smarthost=rules.smarthost,
+    )
 
 
 def _describe(offer: StubDomain) -> str:
@@ -127,7 +159,8 @@ def _print(result: Trace) -> None:
         click.echo(f"{'ok' if step.ok else 'failed':<7} {step.what:<8} {step.text}")
     meaning = {
         "stub": "encrypted to that key, it waits at the sender's store until it is fetched",
-        "legacy": "relayed by the smarthost as ordinary mail",
+        "legacy": "relayed by the smarthost as ordinary mail, unencrypted",
         "deferred": "kept in the gateway's spool and tried again",
+        "refused": "returned to its sender",
     }
     click.echo(f"route   {result.route:<8} {meaning[result.route]}")

@@ -17,6 +17,7 @@ from stubmail.cli import listening_error, parse_listen
 from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.keyring import Keyring
+from stubmail.policies import Policies, load_policies
 from stubmail.queue import Queue
 from stubmail.routing import Policy
 from stubmail.settings import ConfigError, Dns, Domain
@@ -30,8 +31,9 @@ def check_all(domain: Domain, dns: Dns, options: Smtp2stub) -> None:
     Raises the Exit when one thing is wrong; when more is, one with the first one's status and all the sentences.
     """
     users = load_users(options.users)
+    policies = load_policies(options.policies, Policy(options.policy))
     errors: list[Exit] = []
-    for check in _checks(domain, dns, options, users):
+    for check in _checks(domain, dns, options, users, policies):
         try:
             click.echo(check())
         except Exit as error:
@@ -45,12 +47,15 @@ def check_all(domain: Domain, dns: Dns, options: Smtp2stub) -> None:
         raise Exit(errors[0].status, "; ".join(error.text for error in errors))
 
 
-def _checks(domain: Domain, dns: Dns, options: Smtp2stub, users: Users) -> Iterator[Callable[[], str]]:
+def _checks(
+    domain: Domain, dns: Dns, options: Smtp2stub, users: Users, policies: Policies
+) -> Iterator[Callable[[], str]]:
     yield lambda: _spool(options.spool)
     yield lambda: f"tls: {'certificate read' if tls_context(options) else 'none'}"
     yield from (partial(_port, text) for text in (options.listen, options.tls_listen) if text)
     yield from (partial(_user, user) for user in users)
-    if options.policy != Policy.NEVER:
+    yield lambda: f"policies: {len(policies)}, and {policies.default} for all others"
+    if policies.want_stub_mail:
         yield lambda: _store(domain.name, dns, options)
     if options.smarthost:
         yield lambda: _smarthost(domain, options)

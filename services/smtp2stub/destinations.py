@@ -35,14 +35,15 @@ class _Gate:
 class Destinations:
     """Finds out, for recipients, how their mail travels and with which key.
 
-    ``threads`` is the pool for lookups, of which a slow domain can hold PER_DOMAIN. ``smarthost``: there is one.
+    ``policy_of`` returns the policy for a recipient. ``threads`` is the pool for lookups, of which a slow domain can
+    hold PER_DOMAIN. ``smarthost``: there is one.
     """
 
     def __init__(
         self,
         resolver: Resolver,
         known: KnownDomains,
-        policy: Policy,
+        policy_of: Callable[[Address], Policy],
         *,
         smarthost: bool,
         threads: Executor,
@@ -51,7 +52,7 @@ class Destinations:
     ) -> None:
         self._resolver = resolver
         self._known = known
-        self._policy = policy
+        self._policy_of = policy_of
         self._smarthost = smarthost
         self._threads = threads
         self._clock = clock
@@ -65,9 +66,24 @@ class Destinations:
 
         ``account`` is the sender's, or why it cannot send stub mail now.
         """
+        found: dict[Address, Found] = {}
         by_domain: dict[str, list[Address]] = {}
         for recipient in recipients:
-            by_domain.setdefault(recipient.domain, []).append(recipient)
+            if self._policy_of(recipient) is Policy.NEVER:  # it is nobody's business what the domain offers
+                found[recipient] = self._route(recipient, offered=False, remembered=False)
+            else:
+                by_domain.setdefault(recipient.domain, []).append(recipient)
+        if by_domain:
+            found |= await self._find_by_domain(account, by_domain)
+        return found
+
+    def forget_failures(self) -> None:
+        """Ask again at once, also those domains that have just failed."""
+        self._failures.clear()
+
+    async def _find_by_domain(
+        self, account: Account | StubmailError, by_domain: Mapping[str, Sequence[Address]]
+    ) -> dict[Address, Found]:
         lookups = {
             asyncio.create_task(self._look_up(account, domain, members)): members
             for domain, members in by_domain.items()
@@ -82,10 +98,6 @@ class Destinations:
         slow = TemporaryError("4.4.3", "the domain's name servers or key server are slow to answer")
         found.update({recipient: slow for task in late for recipient in lookups[task]})
         return found
-
-    def forget_failures(self) -> None:
-        """Ask again at once, also those domains that have just failed."""
-        self._failures.clear()
 
     async def _look_up(
         self, account: Account | StubmailError, domain: str, recipients: Sequence[Address]
@@ -103,7 +115,7 @@ class Destinations:
                 self._failures[domain] = (self._clock() + FAILURE_SECONDS, error)
             return dict.fromkeys(recipients, error)
         except OSError as error:
-            event(_log, "failed", level=logging.ERROR, reason=f"cannot note that {domain} offers stub mail: {error}")
+            event(_log, "failed", level=logging.ERROR, reason=f"the memory of domains fails for {domain}: {error}")
             return dict.fromkeys(recipients, TemporaryError("4.3.0", "the gateway's disk cannot be written"))
         finally:
             gate.users -= 1
@@ -114,21 +126,36 @@ class Destinations:
         self, account: Account | StubmailError, domain: str, recipients: Sequence[Address]
     ) -> Mapping[Address, Found]:
         """In a thread: what the domain offers, and the recipients' keys. Raises StubmailError and OSError."""
-        offer = None if self._policy is Policy.NEVER else self._resolver.discover(domain)
+        offer = self._resolver.discover(domain)
         if offer is not None:
             self._known.remember(domain)  # before anything relies on it
-        route = decide(domain, offer, policy=self._policy, remembered=domain in self._known, smarthost=self._smarthost)
-        if route is Route.SMARTHOST or offer is None:
-            return dict.fromkeys(recipients, Route.SMARTHOST)
-        if isinstance(account, StubmailError):
-            return dict.fromkeys(recipients, account)
+        remembered = offer is None and domain in self._known
         found: dict[Address, Found] = {}
         for recipient in recipients:
-            try:
-                found[recipient] = account.keys.find(recipient, offer)
-            except StubmailError as error:
-                found[recipient] = error
+            route = self._route(recipient, offered=offer is not None, remembered=remembered)
+            if route is not Route.STUB:
+                found[recipient] = route
+            elif isinstance(account, StubmailError):
+                found[recipient] = account
+            else:
+                assert offer is not None
+                try:
+                    found[recipient] = account.keys.find(recipient, offer)
+                except StubmailError as error:
+                    found[recipient] = error
         return found
+
+    def _route(self, recipient: Address, *, offered: bool, remembered: bool) -> Route | StubmailError:
+        try:
+            return decide(
+                recipient.domain,
+                offered=offered,
+                policy=self._policy_of(recipient),
+                remembered=remembered,
+                smarthost=self._smarthost,
+            )
+        except StubmailError as error:
+            return error
 
     def _recent_failure(self, domain: str) -> TemporaryError | None:
         now = self._clock()

@@ -17,6 +17,7 @@ from stubmail.address import Address
 from stubmail.discovery import StubDomain
 from stubmail.errors import Exit, PermanentError, StubmailError, TemporaryError
 from stubmail.known_domains import KnownDomains
+from stubmail.policies import Policies, parse_policies
 from stubmail.queue import Item, Outcome, Progress, Queue, State
 from stubmail.routing import Policy
 from tests.support.gateway import ALICE, BOB, CAROL, MESSAGE, Clock, accept, make_item, make_queue
@@ -57,6 +58,7 @@ class World:
                 "legacy.example": None,
             }
         )
+        self.policies = Policies(Policy(options.get("policy", "prefer")))
         self.known = KnownDomains(root / "domains")
         self.store = MemoryStore()
         self.account: Account | Exit = MemoryAccount(MemoryKeyring(ALICE_KEY, *CERTIFICATES), self.resolver, self.store)
@@ -66,7 +68,7 @@ class World:
         self.destinations = Destinations(
             self.resolver,  # type: ignore[arg-type]
             self.known,
-            Policy(options.get("policy", "prefer")),  # type: ignore[arg-type]
+            lambda recipient: self.policies.of(recipient),
             smarthost=bool(options.get("smarthost", True)),
             threads=pools[0],
             clock=self.clock,
@@ -157,7 +159,7 @@ def test_a_domain_forgotten_by_hand_may_be_relayed_to(make: Make, tmp_path: Path
     world = make()
     world.known.remember("beta.example")
     world.resolver.answers["beta.example"] = None
-    (tmp_path / "domains" / "beta.example").unlink()
+    KnownDomains(tmp_path / "domains").forget("beta.example")
 
     async def story() -> None:
         assert await world.attempt(1, BOB) == [DONE]
@@ -177,6 +179,35 @@ def test_policies(make: Make) -> None:
     assert never.relayed == [BOB]
     assert never.resolver.asked == []
     assert require.relayed == []
+
+
+def test_recipients_at_one_domain_may_have_different_policies(make: Make, tmp_path: Path) -> None:
+    world = make()
+    eve, dora = Address("eve", "beta.example"), Address("dora", "legacy.example")
+    world.policies = parse_policies("eve@beta.example never\ndora@legacy.example require", Policy.PREFER, tmp_path)
+
+    async def story() -> None:
+        assert await world.attempt(1, BOB, eve, CAROL, dora) == [DONE, DONE, DONE, (State.FAILED, "5.7.1")]
+        world.resolver.answers["beta.example"] = TemporaryError("4.4.3", "SERVFAIL")
+        assert await world.attempt(2, BOB, eve) == [(State.WAITING, "4.4.3"), DONE]
+
+    run(story)
+    assert world.relayed == [eve, CAROL, eve]
+    assert [post.address for post in world.store.posts.values()] == [BOB]
+
+
+def test_policies_that_are_read_anew_count_at_once(make: Make, tmp_path: Path) -> None:
+    world = make()
+    world.known.remember("beta.example")
+    world.resolver.answers["beta.example"] = None
+
+    async def story() -> None:
+        assert await world.attempt(1, BOB) == [(State.WAITING, "4.7.5")]
+        world.policies = parse_policies("beta.example never", Policy.PREFER, tmp_path)
+        assert await world.attempt(2, BOB) == [DONE]
+
+    run(story)
+    assert world.relayed == [BOB]
 
 
 def test_without_a_smarthost_legacy_mail_comes_back(make: Make) -> None:

@@ -9,35 +9,32 @@ from hypothesis import strategies as st
 from services.smtp2stub.agenda import Agenda
 from services.smtp2stub.replies import enhance
 from services.smtp2stub.schedule import JITTER, Schedule
-from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.routing import Policy, Route, decide
-
-OFFER = StubDomain(
-    "beta.example", (), (Target("keys.beta.example", 11371),), (Store("post.beta.example", 8080, "post_manager"),)
-)
 
 
 @pytest.mark.parametrize("smarthost", [True, False])
 @pytest.mark.parametrize("remembered", [True, False])
 @pytest.mark.parametrize("policy", [Policy.REQUIRE, Policy.PREFER])
 def test_who_offers_stub_mail_gets_it(policy: Policy, remembered: bool, smarthost: bool) -> None:
-    assert decide("beta.example", OFFER, policy=policy, remembered=remembered, smarthost=smarthost) is Route.STUB
+    assert decide("beta.example", offered=True, policy=policy, remembered=remembered, smarthost=smarthost) is Route.STUB
 
 
 @pytest.mark.parametrize("policy", [Policy.REQUIRE, Policy.PREFER])
 def test_a_domain_that_had_stub_mail_never_gets_clear_text(policy: Policy) -> None:
-    with pytest.raises(TemporaryError, match="records are gone"):
-        decide("beta.example", None, policy=policy, remembered=True, smarthost=True)
+    with pytest.raises(TemporaryError, match=r"stubmail domains forget beta\.example"):
+        decide("beta.example", offered=False, policy=policy, remembered=True, smarthost=True)
 
 
 def test_other_domains_get_what_the_policy_says() -> None:
-    assert decide("l.example", None, policy=Policy.PREFER, remembered=False, smarthost=True) is Route.SMARTHOST
-    assert decide("l.example", None, policy=Policy.NEVER, remembered=True, smarthost=True) is Route.SMARTHOST
+    assert decide("l.example", offered=False, policy=Policy.PREFER, remembered=False, smarthost=True) is Route.SMARTHOST
+    for offered in (True, False):
+        never = decide("l.example", offered=offered, policy=Policy.NEVER, remembered=True, smarthost=True)
+        assert never is Route.SMARTHOST
     with pytest.raises(PermanentError, match="no smarthost"):
-        decide("l.example", None, policy=Policy.PREFER, remembered=False, smarthost=False)
+        decide("l.example", offered=False, policy=Policy.PREFER, remembered=False, smarthost=False)
     with pytest.raises(PermanentError, match="nothing else"):
-        decide("l.example", None, policy=Policy.REQUIRE, remembered=False, smarthost=True)
+        decide("l.example", offered=False, policy=Policy.REQUIRE, remembered=False, smarthost=True)
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1e6), st.integers())

@@ -1,5 +1,6 @@
 """How mail would travel: the route that a trace names is the one that a gateway would take."""
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,13 +8,19 @@ from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
+from click.testing import CliRunner
 
+from commands.gateway import Rules
 from commands.trace import Trace, follow
+from commands.trace import trace as trace_command
 from services.keyserver.app import create_app
 from services.keyserver.directory import Directory
 from stubmail.address import Address
 from stubmail.discovery import Resolver
 from stubmail.http_client import HttpClient
+from stubmail.known_domains import DIRECTORY, KnownDomains
+from stubmail.policies import parse_policies
+from stubmail.routing import Policy
 from stubmail.testing.authority import Fault
 from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
@@ -48,8 +55,8 @@ class World:
     keys: Path
     resolver: Resolver
 
-    def trace(self, address: str, gnupghome: Path | None = None) -> Trace:
-        return follow(Address.parse(address), self.resolver, HttpClient(self.resolver, timeout=10), gnupghome)
+    def trace(self, address: str, gnupghome: Path | None = None, rules: Rules | None = None) -> Trace:
+        return follow(Address.parse(address), self.resolver, HttpClient(self.resolver, timeout=10), gnupghome, rules)
 
 
 @pytest.fixture
@@ -77,7 +84,7 @@ def test_stub_mail_with_the_key_of_the_domain(world: World, gpg: GpgHome) -> Non
     fingerprint = gpg.fingerprints("bob@beta.example")[0]
     trace = world.trace("bob@beta.example")
     assert trace.route == "stub" and all(step.ok for step in trace.steps)
-    assert [step.what for step in trace.steps] == ["dns", "address", "address", "key"]
+    assert [step.what for step in trace.steps] == ["policy", "dns", "address", "address", "key"]
     assert fingerprint in trace.steps[-1].text
 
 
@@ -100,14 +107,56 @@ def test_the_keyring_comes_first(world: World, gpg: GpgHome) -> None:
 
 def test_a_domain_without_stub_mail(world: World) -> None:
     trace = world.trace("carol@legacy.example")
-    assert trace.route == "legacy" and len(trace.steps) == 1
+    assert trace.route == "legacy" and len(trace.steps) == 2
+
+
+@pytest.mark.parametrize(
+    ("policies", "known", "smarthost", "route", "words"),
+    [
+        ("legacy.example require", (), True, "refused", "nothing else will do"),
+        ("carol@legacy.example never", ("legacy.example",), True, "legacy", "never, by carol@legacy.example in line 1"),
+        ("beta.example never", ("legacy.example",), True, "deferred", "stubmail domains forget legacy.example"),
+        ("", (), False, "refused", "no smarthost"),
+    ],
+)
+def test_policies_memory_and_smarthost_decide(
+    world: World, policies: str, known: tuple[str, ...], smarthost: bool, route: str, words: str
+) -> None:
+    rules = Rules(parse_policies(policies, Policy.PREFER, Path("f")), frozenset(known), smarthost)
+    trace = world.trace("carol@legacy.example", rules=rules)
+    assert trace.route == route
+    assert words in trace.steps[-1].text
+
+
+def test_the_gateway_s_own_settings_decide(world: World, tmp_path: Path) -> None:
+    spool, policies, config = tmp_path / "spool", tmp_path / "policies", tmp_path / "stub.conf"
+    KnownDomains(spool / DIRECTORY).remember("legacy.example")
+    policies.write_text("carol@legacy.example require\n")
+    host, port = world.dns.address
+    config.write_text(
+        f'[dns]\nresolver = "{host}:{port}"\n[smtp2stub]\nusers = "x"\nspool = "{spool}"\npolicies = "{policies}"\n'
+    )
+
+    def status(address: str) -> tuple[int, str]:
+        done = CliRunner().invoke(trace_command, [address, "--config", str(config), "--json"])
+        return done.exit_code, json.loads(done.stdout)["route"]
+
+    assert status("carol@legacy.example") == (75, "deferred")
+    KnownDomains(spool / DIRECTORY).forget("legacy.example")
+    assert status("carol@legacy.example") == (69, "refused")
+    assert status("dora@legacy.example") == (69, "refused"), "there is no smarthost"
+    config.write_text(config.read_text() + 'smarthost = "127.0.0.1"\n')
+    assert status("dora@legacy.example") == (0, "legacy")
+    policies.write_text("carol@legacy.example sometimes\n")
+    done = CliRunner().invoke(trace_command, ["dora@legacy.example", "--config", str(config)])
+    assert (done.exit_code, f"{policies} line 1: 'sometimes'" in done.output) == (78, True)
 
 
 @pytest.mark.parametrize("name", ["_stub._udp.legacy.example", "_pks._tcp.beta.example", "_post._tcp.beta.example"])
 def test_dns_that_fails_defers(world: World, name: str) -> None:
     world.dns.authority.faults[name] = Fault.SERVFAIL
     trace = world.trace(f"x@{name.split('.', 2)[2]}")
-    assert trace.route == "deferred" and "SERVFAIL" in trace.steps[0].text
+    assert trace.route == "deferred" and "SERVFAIL" in trace.steps[-1].text
 
 
 def test_a_key_server_that_is_down_defers(world: World) -> None:
