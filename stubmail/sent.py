@@ -5,7 +5,7 @@ writes ``ROOT/ACCOUNT/START``, a *segment*: the records of what was stored in th
 The puller looks posts up and removes segments of which no post waits any more. A record:
 
     "stubmail-sent 1 ENVELOPE HEADER" LF    the lengths of what follows, decimal
-    JSON: the sender for notices, and address and id of each post
+    JSON: the sender for notices, address and id of each post, and what he gave to be found in notices
     the message's header fields, CRLF
 
 A segment is appended to and removed, never changed. It is not fsynced: a record that a crash loses makes a notice
@@ -38,7 +38,7 @@ SLACK = 900  # seconds by which the clocks of gateway and store may differ, with
 
 _FIRST_LINE = re.compile(rb"stubmail-sent 1 (\d{1,7}) (\d{1,5})\n")
 _FIRST_LINE_SIZE = 40  # octets, at most
-_MAX_ENVELOPE = 2**20
+_MAX_ENVELOPE = 4 * 2**20
 _NAME = re.compile(r"\d{12}")
 _POST_ID = re.compile(rb'"([0-9a-f]{32})"')
 
@@ -51,20 +51,26 @@ class SentError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A message that was stored: ``mail_from`` gets notices, None for the null sender; ``posts`` by id; its header."""
+    """A message that was stored: ``mail_from`` gets notices, None when nobody is to get any; ``posts`` by id; its
+    header. ``envid`` and, by id, ``originals``: the parameters ENVID and ORCPT as they came (RFC 3461 §4)."""
 
     mail_from: Address | None
     posts: tuple[tuple[bytes, Address], ...]
     header: bytes
     utf8: bool = False
+    envid: str = ""
+    originals: tuple[tuple[bytes, str], ...] = ()
 
     def to_wire(self) -> bytes:
         """Return the record as it stands in a segment."""
-        data = {
+        data: dict[str, object] = {
             "mail_from": str(self.mail_from) if self.mail_from else "",
             "posts": [[post_id.hex(), str(address)] for post_id, address in self.posts],
             "utf8": self.utf8,
         }
+        if self.envid or self.originals:
+            data["envid"] = self.envid
+            data["originals"] = {post_id.hex(): original for post_id, original in self.originals}
         envelope = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
         return b"stubmail-sent 1 %d %d\n" % (len(envelope), len(self.header)) + envelope + self.header
 
@@ -156,8 +162,9 @@ def _parse(envelope: bytes, header: bytes) -> Record:
     try:
         members: dict[str, Any] = json.loads(envelope)
         posts = tuple((bytes.fromhex(post_id), Address.parse(address)) for post_id, address in members["posts"])
-        mail_from = members["mail_from"]
-        return Record(Address.parse(mail_from) if mail_from else None, posts, header, members["utf8"] is True)
+        originals = tuple((bytes.fromhex(each), str(text)) for each, text in members.get("originals", {}).items())
+        mail_from = Address.parse(members["mail_from"]) if members["mail_from"] else None
+        return Record(mail_from, posts, header, members["utf8"] is True, str(members.get("envid", "")), originals)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, AddressError) as error:
         raise SentError(f"this is not a record: {error}") from error
 

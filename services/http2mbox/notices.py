@@ -75,30 +75,34 @@ def _message(
         header = record.header
         last = "The header of your message follows; its text is nowhere but where you keep it."
     when = dsn.format_date(arrival)
+    first = f"This is the mail system of {account.domain}. Your message of {when} was not fetched by:"
     notice = dsn.Notice(
         id=sha256(b"".join(sorted(post.id for post in posts))).hexdigest()[:32],
         host=account.domain,
         to=record.mail_from if record and record.mail_from else account,
         arrival=arrival,
         now=now,
-        first=f"This is the mail system of {account.domain}. Your message of {when} was not fetched by:",
+        first={dsn.Action.FAILED: first},
         last=f"It has been deleted; nobody will try again. {last}",
         header=header,
         utf8=record is not None and record.utf8,
+        envid=record.envid if record else "",
     )
-    return notice.to_wire([_failure(post, store_host) for post in posts])
+    originals = dict(record.originals) if record else {}
+    return notice.to_wire([_failure(post, originals.get(post.id, ""), store_host) for post in posts])
 
 
-def _failure(post: Sent, store_host: str) -> dsn.Failure:
+def _failure(post: Sent, original: str, store_host: str) -> dsn.RecipientStatus:
     if post.state == EXPIRED:
         # RFC 3463 §3.5: X.4.7, delivery time expired
         status, reason = "5.4.7", f"not fetched until {dsn.format_date(post.expires)}, when its time was over"
     else:
         status, reason = "5.0.0", f"withdrawn by its sender on {dsn.format_date(post.changed)}, before it was fetched"
-    return dsn.Failure(
+    return dsn.RecipientStatus(
         post.address,
         status,
         reason,
+        original=original,
         remote=store_host,
         last_attempt=post.changed,
         fields=(("X-Stub-Post-ID", post.id.hex()),),

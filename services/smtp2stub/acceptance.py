@@ -14,16 +14,17 @@ from typing import IO, Protocol
 from services.smtp2stub.authentication import Authenticator
 from services.smtp2stub.data import DataReader
 from services.smtp2stub.intake import SMALL, Intake
+from services.smtp2stub.parameters import parse_mail_parameters, parse_rcpt_parameters
 from services.smtp2stub.settings import Smtp2stub
 from services.smtp2stub.submission import MAX_HEADER, Trace, prepare, split_header
+from services.smtp2stub.transaction import Transaction, Wanted, parse_path
 from stubmail.address import Address
-from stubmail.errors import PermanentError, StubmailError, TemporaryError
+from stubmail.errors import PermanentError, TemporaryError
 from stubmail.limits import SessionLimit, is_loopback
 from stubmail.queue import Item, Recipient, new_queue_id
 from stubmail.queue.item import POST_ID_SIZE
 from stubmail.users import User, Users
 
-NULL_SENDER = "<>"
 PIECE = 2**20  # octets copied at once
 
 
@@ -87,28 +88,37 @@ class Acceptance:
         if not self._is_trusted(name):
             self._per_network.leave(name)
 
-    def check_sender(self, address: str, user: User | None, utf8: bool) -> User | None:
-        """Return whose message begins with this MAIL FROM; None for the null sender of somebody not logged in.
+    def begin(self, argument: str, user: User | None) -> Transaction:
+        """Begin a transaction with what stands behind MAIL; ``user`` is who has logged in.
 
-        Raises PermanentError 5.7.1 for an address that is not the client's, 5.1.7 for what is no address.
+        Raises PermanentError 5.7.1 for an address that is not the client's, 5.1.7 for what is no address, 5.3.4 for an
+        announced size that is too much, 5.5.4 for the rest.
         """
-        if address == NULL_SENDER:
-            return user
-        sender = _parse(address, utf8, "5.1.7")
+        text, rest = parse_path("FROM", argument)
+        parameters = parse_mail_parameters(rest)
+        if parameters.size > self.options.size_limit:
+            raise PermanentError("5.3.4", "the message is larger than this server takes")  # RFC 1870 §6.1
+        if not text:
+            return Transaction(user, None, parameters)
+        sender = _parse(text, parameters.utf8, "5.1.7")
         owner = user or self._owner(sender)
         if owner is None or not owns(owner, sender):
             raise PermanentError("5.7.1", f"{sender} is not an address that you may send from")
-        return owner
+        return Transaction(owner, sender, parameters)
 
-    def check_recipient(self, address: str, utf8: bool) -> str:
-        """Return a recipient in the form that is kept. Raises PermanentError 5.1.3."""
-        if address.lower() == "postmaster":  # RFC 5321 §4.5.1
-            address = f"postmaster@{self.host}"
-        return str(_parse(address, utf8, "5.1.3"))
+    def add_recipient(self, argument: str, transaction: Transaction) -> None:
+        """Add what stands behind RCPT. Raises PermanentError 5.1.3 and 5.5.4, TemporaryError 4.5.3 for one too many."""
+        if len(transaction.taken) >= self.options.recipient_limit:
+            raise TemporaryError("4.5.3", "too many recipients; send the message to the others afterwards")
+        text, rest = parse_path("TO", argument)
+        if text.lower() == "postmaster":  # RFC 5321 §4.5.1
+            text = f"postmaster@{self.host}"
+        utf8 = transaction.parameters.utf8
+        transaction.add(Wanted(_parse(text, utf8, "5.1.3"), parse_rcpt_parameters(rest, utf8)))
 
-    def draft(self, user: User | None, mail_from: str | None, recipients: list[str], utf8: bool) -> "Draft":
+    def draft(self, transaction: Transaction) -> "Draft":
         """Begin to read a message; use the result as a context manager."""
-        return Draft(self, user, mail_from or NULL_SENDER, recipients, utf8)
+        return Draft(self, transaction)
 
     def author(self, user: User | None, sender: Address) -> User:
         """Return the account that a message with this ``From:`` is sent by. Raises PermanentError 5.7.1."""
@@ -127,14 +137,9 @@ class Acceptance:
 class Draft:
     """A message while it is read: small ones in memory, large ones on disk under no name."""
 
-    def __init__(
-        self, acceptance: Acceptance, user: User | None, mail_from: str, recipients: list[str], utf8: bool
-    ) -> None:
+    def __init__(self, acceptance: Acceptance, transaction: Transaction) -> None:
         self._acceptance = acceptance
-        self._user = user
-        self._mail_from = mail_from
-        self._recipients = recipients
-        self._utf8 = utf8
+        self._transaction = transaction
         self._open = ExitStack()
         text = tempfile.SpooledTemporaryFile(SMALL, dir=str(acceptance.scratch))  # noqa: SIM115
         self._text: IO[bytes] = self._open.enter_context(text)
@@ -161,8 +166,7 @@ class Draft:
     async def accept(self, helo: str, peer: str, protocol: str) -> Item:
         """Check the message, complete its header and put it into the spool. Raises StubmailError."""
         if self.reader.fault:
-            code, text = self.reader.fault.value
-            raise PermanentError(code.partition(" ")[2], text)
+            raise PermanentError(*self.reader.fault.value)
         if self._disk_full:
             raise TemporaryError("4.3.1", "the message cannot be stored now")
         now = self._acceptance.clock()
@@ -170,30 +174,25 @@ class Draft:
         self._text.seek(0)
         fields, body = split_header(self._text.read(MAX_HEADER + 4))
         trace = Trace(helo, peer, self._acceptance.host, protocol, queue_id)
-        prepared = prepare(fields, trace, datetime.fromtimestamp(now, UTC), queue_id.lower(), utf8=self._utf8)
-        user = self._acceptance.author(self._user, prepared.sender)
+        envelope, asked = self._transaction, self._transaction.parameters
+        prepared = prepare(fields, trace, datetime.fromtimestamp(now, UTC), queue_id.lower(), utf8=asked.utf8)
+        user = self._acceptance.author(envelope.account, prepared.sender)
         item = Item(
             id=queue_id,
             account=user.name,
             accepted=now,
-            mail_from=None if self._mail_from == NULL_SENDER else Address.parse(self._mail_from),
+            mail_from=envelope.mail_from,
             sender=prepared.sender,
-            recipients=tuple(
-                Recipient(Address.parse(recipient), secrets.token_bytes(POST_ID_SIZE)) for recipient in self._recipients
-            ),
+            recipients=tuple(_recipient(wanted) for wanted in envelope.recipients.values()),
             size=len(prepared.header) + self.reader.size - body,
-            utf8=self._utf8,
+            utf8=asked.utf8,
             eight_bit=self.reader.eight_bit,
+            ret=asked.ret,
+            envid=asked.envid,
         )
         self._text.seek(body)
         await self._acceptance.intake.add(item, _pieces(prepared.header, self._text))
         return item
-
-    def reply_code(self, error: StubmailError) -> str:
-        """The basic code to say an error with."""
-        if self.reader.fault:
-            return self.reader.fault.value[0].partition(" ")[0]
-        return {"4.3.1": "452"}.get(error.code, "451" if isinstance(error, TemporaryError) else "550")
 
 
 def owns(user: User, address: Address) -> bool:
@@ -209,6 +208,11 @@ def _parse(text: str, utf8: bool, code: str) -> Address:
     if not utf8 and not text.isascii():
         raise PermanentError("5.6.7", "that address needs SMTPUTF8")  # RFC 6531 §3.5
     return address
+
+
+def _recipient(wanted: Wanted) -> Recipient:
+    asked = wanted.parameters
+    return Recipient(wanted.address, secrets.token_bytes(POST_ID_SIZE), asked.notify, asked.original)
 
 
 def _pieces(header: bytes, text: IO[bytes]) -> Iterator[bytes]:

@@ -41,12 +41,18 @@ class Parcel:
         """Give all recipients the same outcome."""
         self.outcomes = [outcome] * len(self.destinations)
 
-    def record(self) -> Record | None:
-        """What a notice about the posts that were stored would need; None when there are none."""
+    def records(self) -> Iterator[Record]:
+        """Yield what notices about the posts that were stored would need, those that nobody wants apart."""
         item = self.stored.item
-        done = [d for d, outcome in zip(self.destinations, self.outcomes, strict=True) if outcome.state is State.DONE]
-        posts = tuple((destination.post_id, item.recipients[destination.index].address) for destination in done)
-        return Record(item.mail_from, posts, self.header, item.utf8) if posts else None
+        outcomes = zip(self.destinations, self.outcomes, strict=True)
+        done = [(d.post_id, item.recipients[d.index]) for d, outcome in outcomes if outcome.state is State.DONE]
+        for wanted in (True, False):
+            group = [(post_id, recipient) for post_id, recipient in done if recipient.wants("FAILURE") is wanted]
+            posts = tuple((post_id, recipient.address) for post_id, recipient in group)
+            originals = tuple((post_id, recipient.original) for post_id, recipient in group if recipient.original)
+            if posts:
+                mail_from = item.mail_from if wanted else None
+                yield Record(mail_from, posts, self.header, item.utf8, item.envid, originals)
 
 
 class Account:
@@ -103,7 +109,7 @@ class Account:
         todo = [(parcel, posts) for parcel in parcels if (posts := self._seal(parcel, identity, largest))]
         for requests in _requests(todo):
             self._store(client, requests)
-        if self._sent is not None and (records := [r for parcel, _ in todo if (r := parcel.record())]):
+        if self._sent is not None and (records := [record for parcel, _ in todo for record in parcel.records()]):
             self._sent.add(records, self._clock())
 
     def _seal(self, parcel: Parcel, identity: Identity, largest: int) -> list[NewPost]:

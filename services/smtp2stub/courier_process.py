@@ -37,6 +37,7 @@ POST_THREADS = 4
 RELAY_THREADS = 4  # each holds a message
 DISK_THREADS = 4
 DAY = 86_400.0
+HOUR = 3600.0
 
 _log = logging.getLogger("smtp2stub.courier")
 
@@ -103,11 +104,12 @@ class _Process:
             threads=lookups,
             clock=time.time,
         )
+        lifetime = options.queue_lifetime_days * DAY
         return Courier(
             queue,
             Dispatch(self._account, destinations, Posting(posts), self._relay(), relays),
-            Notices(queue, lambda: self._users, self._host, time.time),
-            Schedule(options.retry_min_seconds, options.retry_max_seconds, options.queue_lifetime_days * DAY),
+            Notices(queue, lambda: self._users, self._host, lifetime, time.time),
+            Schedule(options.retry_min_seconds, options.retry_max_seconds, lifetime, options.delay_notice_hours * HOUR),
             disk=disk,
             notices=notices,
             clock=time.time,

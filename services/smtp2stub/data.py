@@ -8,12 +8,12 @@ _END = b"\r\n.\r\n"
 
 
 class Fault(Enum):
-    """Why a message is refused although it came through whole: the reply's enhanced code and text."""
+    """Why a message is refused although it came through whole: the enhanced code and the text to say so with."""
 
-    TOO_LARGE = ("552 5.3.4", "the message is larger than this server takes")
-    BARE = ("550 5.6.0", "a line does not end in CRLF: bare CR and LF are not allowed (RFC 5321 2.3.8)")
-    NUL = ("550 5.6.0", "the message holds a NUL octet")
-    LONG_LINE = ("550 5.6.0", f"a line is longer than {MAX_LINE} octets; send the part as base64 or quoted-printable")
+    TOO_LARGE = ("5.3.4", "the message is larger than this server takes")
+    BARE = ("5.6.0", "a line does not end in CRLF: bare CR and LF are not allowed (RFC 5321 2.3.8)")
+    NUL = ("5.6.0", "the message holds a NUL octet")
+    LONG_LINE = ("5.6.0", f"a line is longer than {MAX_LINE} octets; send the part as base64 or quoted-printable")
 
 
 class DataReader:

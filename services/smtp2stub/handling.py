@@ -12,11 +12,10 @@ from services.smtp2stub.agenda import Agenda
 from services.smtp2stub.arrivals import Arrivals
 from services.smtp2stub.job import Job
 from services.smtp2stub.schedule import Schedule
+from services.smtp2stub.telling import Due, due, tells_of_failure
 from stubmail.errors import PermanentError, StubmailError
 from stubmail.log import event
-from stubmail.queue import Outcome, Progress, Queue, State, Stored
-
-SILENT = -1  # the number of the notice for failures that nobody is told of
+from stubmail.queue import SILENT, Outcome, Progress, Queue, State, Stored
 
 T = TypeVar("T")
 
@@ -32,7 +31,7 @@ class Deliverer(Protocol):
 
 
 class Notifier(Protocol):
-    """What tells senders of failures: see Notices."""
+    """What tells senders of failures, delays and, if they want, success: see Notices."""
 
     def deliver(self, stored: Stored, progress: Progress) -> None: ...
 
@@ -110,7 +109,7 @@ class Handling:
             self._report(job, waiting)
             if self._schedule.expired(item.accepted, self._clock()):
                 self._give_up(progress)
-        if all(outcome.state is State.DONE for outcome in progress.outcomes) and not progress.notices:
+        if not progress.waiting() and not progress.notices and not self._due(job):
             await self._finish(job)
             return
         await job.file()
@@ -122,28 +121,37 @@ class Handling:
         self._agenda.put(item.id, progress.next_try)
 
     async def _notify(self, job: Job) -> bool:
-        """Tell the sender of failures that he does not know of; False when that has still to be done."""
+        """Tell the sender what he does not know yet; False when that has still to be done."""
         progress = job.progress
         told = await self._on_disk(lambda: self._queue.told(job.item.id))
-        if progress.notices <= told and (untold := progress.untold()):
-            number = progress.notices + 1 if job.item.mail_from else SILENT  # RFC 5321 §4.5.5
-            for index in untold:
-                progress.outcomes[index] = replace(progress.outcomes[index], notice=number)
-            progress.notices = max(progress.notices, number)
+        if progress.notices <= told and (news := self._due(job)):
+            news.note(progress)
             await self.save(job)
         if progress.notices > told:
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(self._notices, self._notifier.deliver, job.stored, progress)
             except PermanentError as error:
-                event(_log, "held", job.item.id, logging.ERROR, reason=error.text)
-                await self._on_disk(lambda: self._queue.order(job.item.id, "hold"))
-                self._look()
-                return False
+                return await self._cannot_tell(job, error)
             except StubmailError as error:
                 event(_log, "deferred", job.item.id, logging.WARNING, reason=f"the notice: {error.text}")
                 return False
-        return not progress.untold()
+        return not self._due(job)
+
+    def _due(self, job: Job) -> Due:
+        return due(job.item, job.progress, late=self._schedule.late(job.item.accepted, self._clock()))
+
+    async def _cannot_tell(self, job: Job, error: PermanentError) -> bool:
+        """The sender has no place for notices: a failure has to wait for a person, anything else may stay unsaid."""
+        queue_id, number = job.item.id, job.progress.notices
+        if not tells_of_failure(job.progress, number):
+            event(_log, "untold", queue_id, logging.WARNING, reason=error.text)
+            await self._on_disk(lambda: self._queue.tell(queue_id, number))
+            return not self._due(job)
+        event(_log, "held", queue_id, logging.ERROR, reason=error.text)
+        await self._on_disk(lambda: self._queue.order(queue_id, "hold"))
+        self._look()
+        return False
 
     async def _drop(self, job: Job) -> None:
         """Remove a message because a person wants that; nobody is told."""
@@ -183,7 +191,7 @@ class Handling:
     async def save(self, job: Job) -> None:
         """Keep a filed message's progress."""
         async with job.saving:
-            progress = replace(job.progress, outcomes=list(job.progress.outcomes))
+            progress = replace(job.progress, outcomes=list(job.progress.outcomes), delayed=dict(job.progress.delayed))
             await self._on_disk(lambda: self._queue.save(job.item.id, progress))
 
     async def _finish(self, job: Job) -> None:

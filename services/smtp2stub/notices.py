@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from services.smtp2stub.dsn import MAX_HEADER, Failure, build, notice_id, parse_notice_id
+from services.smtp2stub.dsn import MAX_HEADER, build, notice_id, parse_notice_id, statuses
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.log import event
 from stubmail.mbox import Delivery, Mbox
@@ -18,12 +18,16 @@ _log = logging.getLogger("smtp2stub.courier")
 
 
 class Notices:
-    """``users`` returns the accounts as they are now; ``host`` is our name. For one thread."""
+    """``users`` returns the accounts as they are now; ``host`` is our name; ``lifetime`` is for how many seconds
+    delivery is tried. For one thread."""
 
-    def __init__(self, queue: Queue, users: Callable[[], Users], host: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, queue: Queue, users: Callable[[], Users], host: str, lifetime: float, clock: Callable[[], float]
+    ) -> None:
         self._queue = queue
         self._users = users
         self._host = host
+        self._lifetime = lifetime
         self._clock = clock
 
     def deliver(self, stored: Stored, progress: Progress) -> None:
@@ -34,20 +38,19 @@ class Notices:
         item, number = stored.item, progress.notices
         if self._queue.told(item.id) >= number:
             return
-        failures = [
-            Failure(recipient.address, outcome)
-            for recipient, outcome in zip(item.recipients, progress.outcomes, strict=True)
-            if outcome.notice == number
-        ]
+        recipients = statuses(item, progress, number, self._lifetime)
+        if not recipients:  # a delay that was over before the maildrop could be written to
+            self._queue.tell(item.id, number)
+            return
         try:
             header = stored.header(MAX_HEADER)
         except (OSError, ItemError) as error:
             raise TemporaryError("4.3.0", f"the message cannot be read: {error}") from error
         now = self._clock()
-        text = build(item, number, failures, self._host, header, now)
+        text = build(item, number, recipients, self._host, header, now)
         mbox = Mbox(self._maildrop(item.account), owner=OWNER)
         mbox.deliver([Delivery(notice_id(item, number), "", now, text)], self._delivered)
-        event(_log, "notified", item.id, account=item.account, recipients=len(failures))
+        event(_log, "notified", item.id, account=item.account, recipients=len(recipients))
 
     def _maildrop(self, account: str) -> Path:
         user = self._users().find(account)

@@ -7,11 +7,11 @@ second time; SMTP offers nothing to close it (RFC 1047).
 import smtplib
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stubmail.address import Address
 from stubmail.errors import PermanentError, StubmailError, TemporaryError
-from stubmail.queue import Item, Outcome, State
+from stubmail.queue import SILENT, Item, Outcome, Recipient, State
 
 VIA = "smarthost"
 CONNECT_SECONDS = 30.0
@@ -84,10 +84,15 @@ def relay(
 def _transaction(client: smtplib.SMTP, item: Item, recipients: Sequence[Address], message: bytes) -> list[Outcome]:
     mail_from = str(item.mail_from) if item.mail_from else ""
     _expect(client.mail(mail_from, _options(client, item)))
-    replies = [client.rcpt(str(recipient)) for recipient in recipients]
+    known = {recipient.address: recipient for recipient in item.recipients}
+    notifies = client.has_extn("dsn")
+    parameters = [_rcpt_parameters(known[address]) if notifies else [] for address in recipients]
+    replies = [client.rcpt(str(address), words) for address, words in zip(recipients, parameters, strict=True)]
     outcomes = [_outcome(*reply) for reply in replies]
     if any(outcome.state is State.DONE for outcome in outcomes):
         final = _data(client, message)
+        if notifies and final.state is State.DONE:
+            final = replace(final, notice=SILENT)  # notices of success are the smarthost's now, RFC 3461 §5.2.1
         outcomes = [final if outcome.state is State.DONE else outcome for outcome in outcomes]
     return outcomes
 
@@ -111,7 +116,18 @@ def _options(client: smtplib.SMTP, item: Item) -> list[str]:
         if not client.has_extn("8bitmime"):
             raise PermanentError("5.6.3", "the message has octets over 127, which the smarthost does not take")
         options.append("BODY=8BITMIME")
+    if client.has_extn("dsn"):
+        options += _parameters(RET=item.ret, ENVID=item.envid)
     return options
+
+
+def _rcpt_parameters(recipient: Recipient) -> list[str]:
+    """The parameters of RCPT: what the client asked for, as it asked for it (RFC 3461 §5.2.1)."""
+    return _parameters(NOTIFY=recipient.notify, ORCPT=recipient.original)
+
+
+def _parameters(**values: str) -> list[str]:
+    return [f"{name}={value}" for name, value in values.items() if value]
 
 
 def _expect(reply: tuple[int, bytes]) -> None:

@@ -1,10 +1,27 @@
-"""Enhanced status codes (RFC 2034, RFC 3463) for the replies that aiosmtpd gives without one. Sans-IO."""
+"""Replies (RFC 5321 §4.2): what errors are said with, and enhanced status codes for aiosmtpd's own. Sans-IO."""
 
 import re
+
+from services.smtp2stub.parameters import ParameterError
+from stubmail.errors import PermanentError, StubmailError
 
 _ENHANCED = re.compile(r"[245]\d\d[ -][245]\.\d{1,3}\.\d{1,3}(?: |$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+# The basic code that goes with an enhanced one, where it is not the one that most errors of its class have.
+_BASIC = {
+    "4.3.1": "452",
+    "4.5.3": "452",
+    "4.7.0": "454",  # RFC 4954 §6
+    "5.1.3": "553",
+    "5.1.7": "553",
+    "5.3.4": "552",
+    "5.5.2": "501",
+    "5.5.4": "501",
+    "5.6.7": "553",
+    "5.7.0": "530",  # RFC 4954 §6
+    "5.7.8": "535",
+}
 _BY_CODE = {
     "221": "2.0.0",
     "250": "2.0.0",
@@ -29,13 +46,16 @@ _BY_TEXT = {
     "220 Ready to start TLS": "220 2.0.0 ready to start TLS",
     "500 Error: bad syntax": "500 5.5.2 that is no command",
     "500 Command line too long": "500 5.5.6 the command line is too long",
-    "501 Error: BODY can only be one of 7BIT, 8BITMIME": "501 5.5.4 BODY must be 7BIT or 8BITMIME",
     "503 Error: send HELO first": "503 5.5.1 say EHLO first",
     "503 Error: send EHLO first": "503 5.5.1 say EHLO first",
-    "503 Error: need MAIL command": "503 5.5.1 MAIL comes before RCPT",
-    "503 Error: nested MAIL command": "503 5.5.1 there is a sender already",
-    "552 Error: message size exceeds fixed maximum message size": "552 5.3.4 the message is larger than allowed here",
 }
+
+
+def refusal(error: StubmailError) -> str:
+    """Return the reply that says an error."""
+    usual = "550" if isinstance(error, PermanentError) else "451"
+    basic = error.reply if isinstance(error, ParameterError) else _BASIC.get(error.code, usual)
+    return f"{basic} {error.code} {error.text}"
 
 
 def enhance(reply: str) -> str:

@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
-import re
 import ssl
 import time
 
 from aiosmtpd.smtp import MISSING, Envelope, Session
 
-from services.smtp2stub.acceptance import NULL_SENDER, Acceptance, Draft
+from services.smtp2stub.acceptance import Acceptance, Draft
 from services.smtp2stub.authentication import from_base64, parse_plain
 from services.smtp2stub.connection import Connection
+from services.smtp2stub.parameters import ParameterError
+from services.smtp2stub.replies import refusal
+from services.smtp2stub.transaction import Transaction
 from stubmail.errors import PermanentError, StubmailError
 from stubmail.log import event
 from stubmail.users import User
@@ -19,9 +21,6 @@ FAILED_LOGINS = 3  # on one connection
 PIECE = 2**20  # octets; more than the reader ever holds
 GRACE_SECONDS = 60.0  # after which a message has to have come faster than MIN_RATE
 MIN_RATE = 1024  # octets a second
-
-_PATH = re.compile(r"<(?:@[^:<>\s]+:)?([^<>\s]*)>((?: .*)?)")  # RFC 5321 §4.1.2; source routes are passed over
-_AUTH_PARAMETER = re.compile(r"(?<=[ >])AUTH=\S+ ?", re.IGNORECASE)
 
 _log = logging.getLogger("smtp2stub.receiver")
 
@@ -32,11 +31,16 @@ class Dialog(Connection):
     def __init__(
         self, acceptance: Acceptance, tls: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop, implicit_tls: bool
     ) -> None:
+        self.transaction: Transaction | None = None
         super().__init__(_HOOKS, acceptance, tls, loop, implicit_tls)
-        self.sender: User | None = None  # of the message under way; None with the null sender
 
     def __dir__(self) -> list[str]:
         return _COMMANDS  # aiosmtpd looks through all of a new connection's attributes for these: half its time
+
+    def _create_envelope(self) -> Envelope:
+        """Forget the transaction: aiosmtpd asks for a new envelope whenever one is over (RFC 5321 §4.1.4)."""
+        self.transaction = None
+        return super()._create_envelope()
 
     async def smtp_AUTH(self, arg: str | None) -> None:
         if await self.check_helo_needed("EHLO"):
@@ -44,7 +48,7 @@ class Dialog(Connection):
         mechanism, _, initial = (arg or "").partition(" ")
         if not self.may_log_in:
             await self.push("538 5.7.11 encryption is required before a password may be sent; say STARTTLS")
-        elif self.user is not None or (self.envelope and self.envelope.mail_from):
+        elif self.user is not None or self.transaction is not None:
             await self.push("503 5.5.1 not now")
         elif mechanism.upper() not in ("PLAIN", "LOGIN"):
             await self.push("504 5.5.4 only PLAIN and LOGIN are known here")
@@ -60,8 +64,7 @@ class Dialog(Connection):
         except StubmailError as error:
             self._failed_logins += 1
             event(_log, "refused", address=self.peer, reason=f"login: {error.text}")
-            reply = {"5.7.8": "535", "4.7.0": "454"}.get(error.code, "501")
-            await self.push(f"{reply} {error.code} {error.text}")
+            await self.push(refusal(error))
             if self._failed_logins >= FAILED_LOGINS:
                 self.hang_up("421 4.7.0 too many failed logins")
             return
@@ -80,30 +83,59 @@ class Dialog(Connection):
         return None if password is MISSING else (name, password)
 
     async def smtp_MAIL(self, arg: str | None) -> None:
-        # Who wrote the message first (RFC 4954 §5) is of no use here, but must be taken.
-        await super().smtp_MAIL(_AUTH_PARAMETER.sub("", arg).rstrip() if arg else arg)
+        if await self.check_helo_needed():
+            return
+        if self.transaction is not None:
+            await self.push("503 5.5.1 there is a sender already")
+            return
+        try:
+            if self.user is None and not self.trusted:
+                raise PermanentError("5.7.0", "log in first")
+            self._refuse_parameters(arg)
+            self.transaction = self.acceptance.begin(arg or "", self.user)
+        except StubmailError as error:
+            event(_log, "refused", address=self.peer, account=_name(self.user), reason=error, mail_from=arg)
+            await self.push(refusal(error))
+        else:
+            await self.push("250 2.1.0 go on")
+
+    async def smtp_RCPT(self, arg: str | None) -> None:
+        if await self.check_helo_needed():
+            return
+        if self.transaction is None:
+            await self.push("503 5.5.1 MAIL comes before RCPT")
+            return
+        try:
+            self._refuse_parameters(arg)
+            self.acceptance.add_recipient(arg or "", self.transaction)
+        except StubmailError as error:
+            await self.push(refusal(error))
+        else:
+            await self.push("250 2.1.5 go on")
+
+    def _refuse_parameters(self, argument: str | None) -> None:
+        """Raise ParameterError for parameters when HELO was said: they are ESMTP's (RFC 5321 §2.2.1)."""
+        assert self.session is not None
+        if not self.session.extended_smtp and argument and not argument.endswith(">"):
+            raise ParameterError("parameters come after EHLO only")
 
     async def smtp_VRFY(self, arg: str | None) -> None:
         await self.push("252 2.5.0 nobody is verified here; send mail and see")  # RFC 5321 §7.3
 
-    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
-        match = _PATH.fullmatch(arg)
-        return (match[1] or NULL_SENDER, match[2].strip()) if match else (None, None)
-
     async def smtp_DATA(self, arg: str | None) -> None:
-        assert self.envelope is not None and self.session is not None
         if await self.check_helo_needed():
             return
         if arg:
             await self.push("501 5.5.4 DATA stands alone")
             return
-        if not self.envelope.rcpt_tos:
+        transaction = self.transaction
+        if transaction is None or not transaction.recipients:
             await self.push("503 5.5.1 RCPT comes before DATA")
             return
         self.busy = True
         try:
             await self.push("354 go on, and end with <CRLF>.<CRLF>")
-            reply = await self._receive(self.envelope, self.session)
+            reply = await self._receive(transaction)
             self.envelope = self._create_envelope()
             await self.push(reply)
         finally:
@@ -111,20 +143,26 @@ class Dialog(Connection):
         if self.acceptance.draining:
             self.drain()
 
-    async def _receive(self, envelope: Envelope, session: Session) -> str:
-        protocol = ("UTF8SMTP" if envelope.smtp_utf8 else "ESMTP") if session.extended_smtp else "SMTP"
-        if session.extended_smtp:
-            protocol += "S" * self.over_tls + "A" * (self.user is not None)
-        with self.acceptance.draft(self.sender, envelope.mail_from, envelope.rcpt_tos, envelope.smtp_utf8) as draft:
+    async def _receive(self, transaction: Transaction) -> str:
+        assert self.session is not None
+        with self.acceptance.draft(transaction) as draft:
             await self._read(draft)
             try:
-                item = await draft.accept(session.host_name or "", self.peer, protocol)
+                item = await draft.accept(self.session.host_name or "", self.peer, self._protocol(transaction))
             except StubmailError as error:
-                event(_log, "refused", address=self.peer, account=_name(self.sender), reason=error)
-                return f"{draft.reply_code(error)} {error.code} {error.text}"
+                event(_log, "refused", address=self.peer, account=_name(transaction.account), reason=error)
+                return refusal(error)
         size, recipients = item.size, len(item.recipients)
         event(_log, "accepted", item.id, account=item.account, address=self.peer, size=size, recipients=recipients)
         return f"250 2.0.0 accepted as {item.id}"
+
+    def _protocol(self, transaction: Transaction) -> str:
+        """What the Received field calls the protocol (RFC 3848, RFC 6531 §4.3)."""
+        assert self.session is not None
+        if not self.session.extended_smtp:
+            return "SMTP"
+        name = "UTF8SMTP" if transaction.parameters.utf8 else "ESMTP"
+        return name + "S" * self.over_tls + "A" * (self.user is not None)
 
     async def _read(self, draft: Draft) -> None:
         """Read the message up to its end into the draft; what comes behind goes back to the dialog."""
@@ -163,41 +201,13 @@ class _Hooks:
     ) -> list[bytes]:
         session.host_name = name
         offers = [server.hostname, f"SIZE {server.data_size_limit}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
-        offers.append("ENHANCEDSTATUSCODES")
+        offers += ["ENHANCEDSTATUSCODES", "DSN"]
         if server.tls_context and not server.over_tls:
             offers.append("STARTTLS")
         if server.may_log_in:
             offers.append("AUTH PLAIN LOGIN")
         lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
         return ["\r\n".join(lines).encode()]  # at once: a reply a packet costs a client round trips
-
-    async def handle_MAIL(
-        self, server: Dialog, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        try:
-            if server.user is None and not server.trusted:
-                raise PermanentError("5.7.0", "log in first")
-            server.sender = server.acceptance.check_sender(address, server.user, envelope.smtp_utf8)
-        except StubmailError as error:
-            event(_log, "refused", address=server.peer, account=_name(server.user), reason=error, mail_from=address)
-            code = "530" if error.code == "5.7.0" else "550" if error.code == "5.7.1" else "553"
-            return f"{code} {error.code} {error.text}"
-        envelope.mail_from = address
-        envelope.mail_options.extend(options)
-        return "250 2.1.0 go on"
-
-    async def handle_RCPT(
-        self, server: Dialog, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if len(envelope.rcpt_tos) >= server.acceptance.options.recipient_limit:
-            return "452 4.5.3 too many recipients; send the message to the others afterwards"
-        try:
-            recipient = server.acceptance.check_recipient(address, envelope.smtp_utf8)
-        except StubmailError as error:
-            return f"553 {error.code} {error.text}"
-        if recipient not in envelope.rcpt_tos:
-            envelope.rcpt_tos.append(recipient)
-        return "250 2.1.5 go on"
 
     async def handle_exception(self, error: Exception) -> str:
         if isinstance(error, ValueError) and "limit" in str(error):  # StreamReader.readline in an AUTH exchange

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stubmail.queue import DEFAULT_SPOOL
+from stubmail.queue import DEFAULT_SPOOL, MAX_RECIPIENTS
 from stubmail.routing import Policy
 from stubmail.settings import ConfigError, setting
 
@@ -40,6 +40,9 @@ class Smtp2stub:
     retry_min_seconds: float = setting(5.0, "the delay before the second attempt; it doubles with each")
     retry_max_seconds: float = setting(3600.0, "the longest such delay")
     queue_lifetime_days: float = setting(5.0, "after how many days undelivered mail goes back to its sender")
+    delay_notice_hours: float = setting(
+        4.0, "after how many hours a sender who asked for that is told of a delay; 0: never"
+    )
     drain_seconds: float = setting(10.0, "how long work under way may go on after SIGTERM")
 
     @property
@@ -66,6 +69,10 @@ class Smtp2stub:
         for name in ("size_limit", "recipient_limit", "connection_limit", "connection_limit_per_address"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"[smtp2stub] {name} must be 1 or more")
+        if self.recipient_limit > MAX_RECIPIENTS:
+            raise ConfigError(f"[smtp2stub] recipient_limit must be {MAX_RECIPIENTS} or less")
+        if self.delay_notice_hours < 0:
+            raise ConfigError("[smtp2stub] delay_notice_hours must be 0 or more")
         for name in ("timeout_seconds", "retry_min_seconds", "retry_max_seconds", "queue_lifetime_days"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"[smtp2stub] {name} must be more than 0")

@@ -26,13 +26,15 @@ stored again under the same ids, which changes nothing.
 
 from stubmail.queue.bell import Bell, ring
 from stubmail.queue.directory import DEFAULT_SPOOL, ORDERS, Order, Queue, Stored
-from stubmail.queue.item import MAX_RECORD_HEAD, Item, ItemError, Recipient, new_queue_id
-from stubmail.queue.progress import Outcome, Progress, State
+from stubmail.queue.item import MAX_RECIPIENTS, MAX_RECORD_HEAD, Item, ItemError, Recipient, new_queue_id
+from stubmail.queue.progress import SILENT, Outcome, Progress, State
 
 __all__ = [
     "DEFAULT_SPOOL",
+    "MAX_RECIPIENTS",
     "MAX_RECORD_HEAD",
     "ORDERS",
+    "SILENT",
     "Bell",
     "Item",
     "ItemError",

@@ -10,7 +10,8 @@ from stubmail.address import Address, AddressError
 
 VERSION = 1
 POST_ID_SIZE = 16  # octets, protocol.md §1.1
-MAX_RECORD_HEAD = 2**20  # octets of a record before the message: a thousand long addresses are under 500,000
+MAX_RECORD_HEAD = 4 * 2**20  # octets of a record before the message
+MAX_RECIPIENTS = 2000  # with the longest addresses and parameters they fit into that
 
 _FIRST_LINE = re.compile(rb"stubmail-queue 1 (\d{1,7}) (\d{1,12})\n")
 MAX_FIRST_LINE = 40  # octets
@@ -39,10 +40,19 @@ def accepted_at(queue_id: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One recipient; ``post_id`` is chosen when the message is accepted, so that no crash can store it twice."""
+    """One recipient; ``post_id`` is chosen when the message is accepted, so that no crash can store it twice.
+
+    ``notify`` and ``original`` are the values of the parameters NOTIFY and ORCPT (RFC 3461 §4), empty without them.
+    """
 
     address: Address
     post_id: bytes
+    notify: str = ""
+    original: str = ""
+
+    def wants(self, reason: str) -> bool:
+        """Whether the sender wants a notice for this reason: SUCCESS, FAILURE or DELAY. If he said nothing: FAILURE."""
+        return reason in (self.notify or "FAILURE").split(",")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,8 @@ class Item:
 
     ``account``: the name in the users file of who sent it. ``accepted``: Unix time. ``mail_from``: the address for
     notices, None for the null sender. ``sender``: the one address in ``From:``. ``utf8``: sent with SMTPUTF8.
-    ``eight_bit``: there are octets over 127 in it. ``size``: octets of the message.
+    ``eight_bit``: there are octets over 127 in it. ``size``: octets of the message. ``ret`` and ``envid``: the values
+    of the parameters RET and ENVID, as they came.
     """
 
     id: str
@@ -63,6 +74,8 @@ class Item:
     size: int
     utf8: bool = False
     eight_bit: bool = False
+    ret: str = ""
+    envid: str = ""
 
     def head_to_wire(self) -> bytes:
         """Return what stands in a file in front of the message's octets."""
@@ -72,10 +85,11 @@ class Item:
             "accepted": self.accepted,
             "mail_from": str(self.mail_from) if self.mail_from else "",
             "sender": str(self.sender),
-            "recipients": [[str(recipient.address), recipient.post_id.hex()] for recipient in self.recipients],
+            "recipients": [_entry(recipient) for recipient in self.recipients],
             "utf8": self.utf8,
             "eight_bit": self.eight_bit,
         }
+        data |= {name: value for name, value in (("ret", self.ret), ("envid", self.envid)) if value}
         text = json.dumps(data, ensure_ascii=False).encode()
         return b"stubmail-queue %d %d %d\n" % (VERSION, len(text), self.size) + text
 
@@ -102,15 +116,25 @@ def parse_envelope(data: bytes, size: int) -> Item:
             accepted=float(members["accepted"]),
             mail_from=Address.parse(mail_from) if mail_from else None,
             sender=Address.parse(members["sender"]),
-            recipients=tuple(
-                Recipient(Address.parse(address), _post_id(post)) for address, post in members["recipients"]
-            ),
+            recipients=tuple(_recipient(*entry) for entry in members["recipients"]),
             size=size,
             utf8=members["utf8"] is True,
             eight_bit=members["eight_bit"] is True,
+            ret=str(members.get("ret", "")),
+            envid=str(members.get("envid", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, AddressError) as error:
         raise ItemError(f"this is not the envelope of a message: {error}") from error
+
+
+def _entry(recipient: Recipient) -> list[str]:
+    """A recipient as JSON; what most do not have is left out, as it was when nobody had it."""
+    entry = [str(recipient.address), recipient.post_id.hex()]
+    return [*entry, recipient.notify, recipient.original] if recipient.notify or recipient.original else entry
+
+
+def _recipient(address: str, post: str, notify: str = "", original: str = "") -> Recipient:
+    return Recipient(Address.parse(address), _post_id(post), str(notify), str(original))
 
 
 def _queue_id(text: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from stubmail.errors import PermanentError, StubmailError
 from stubmail.queue.item import ItemError
 
+SILENT = -1  # the number of the notice for outcomes that nobody is to be told of
+
 
 class State(StrEnum):
     """Where one recipient stands."""
@@ -21,7 +23,8 @@ class State(StrEnum):
 class Outcome:
     """One recipient's state and why: ``code`` (RFC 3463) and ``text`` of the last attempt, ``via`` which route.
 
-    ``notice`` is the number of the notice (DSN) that tells the sender of the failure; 0 when none does yet.
+    ``notice`` is the number of the notice (DSN) that tells the sender how it ended; 0 when none does yet, SILENT when
+    none is to: somebody else has taken that over, or a person wants it so.
     """
 
     state: State = State.WAITING
@@ -42,13 +45,14 @@ class Progress:
     """A message's progress: one outcome for each recipient, in the item's order.
 
     ``attempts`` counts the passes over its waiting recipients; ``next_try`` is Unix time; ``notices`` counts the
-    notices made about it.
+    notices made about it; ``delayed`` has, by recipient's index, the number of the notice that told of the delay.
     """
 
     outcomes: list[Outcome]
     attempts: int = 0
     next_try: float = 0.0
-    notices: int = field(default=0)
+    notices: int = 0
+    delayed: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, recipients: int) -> "Progress":
@@ -59,14 +63,11 @@ class Progress:
         """The indices of the recipients who have still to be served."""
         return [index for index, outcome in enumerate(self.outcomes) if outcome.state is State.WAITING]
 
-    def untold(self) -> list[int]:
-        """The indices of the recipients who failed and of whom no notice tells yet."""
-        return [i for i, outcome in enumerate(self.outcomes) if outcome.state is State.FAILED and not outcome.notice]
-
     def to_wire(self) -> bytes:
         """Return the progress as JSON."""
         outcomes = [[str(o.state), o.code, o.text, o.via, o.notice] for o in self.outcomes]
-        members = {"attempts": self.attempts, "next_try": self.next_try, "notices": self.notices, "outcomes": outcomes}
+        members: dict[str, Any] = {"attempts": self.attempts, "next_try": self.next_try, "notices": self.notices}
+        members |= {"outcomes": outcomes, "delayed": list(self.delayed.items())}
         return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     @classmethod
@@ -78,7 +79,9 @@ class Progress:
                 Outcome(State(state), str(code), str(text), str(via), int(notice))
                 for state, code, text, via, notice in members["outcomes"]
             ]
-            progress = cls(outcomes, int(members["attempts"]), float(members["next_try"]), int(members["notices"]))
+            delayed = {int(index): int(notice) for index, notice in members.get("delayed", ())}
+            numbers = int(members["attempts"]), float(members["next_try"]), int(members["notices"])
+            progress = cls(outcomes, *numbers, delayed)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise ItemError(f"this is not a message's progress: {error}") from error
         if len(outcomes) != recipients:

@@ -2,6 +2,7 @@
 
 import os
 import select
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,20 @@ from hypothesis import strategies as st
 
 from stubmail.address import Address
 from stubmail.errors import Exit, PermanentError, TemporaryError
-from stubmail.queue import Bell, Item, ItemError, Outcome, Progress, Recipient, State, new_queue_id, ring
-from stubmail.queue.item import parse_envelope, parse_first_line
-from tests.support.gateway import BOB, CAROL, MESSAGE, accept, make_item, make_queue
+from stubmail.queue import (
+    MAX_RECIPIENTS,
+    Bell,
+    Item,
+    ItemError,
+    Outcome,
+    Progress,
+    Recipient,
+    State,
+    new_queue_id,
+    ring,
+)
+from stubmail.queue.item import MAX_FIRST_LINE, parse_envelope, parse_first_line
+from tests.support.gateway import ALICE, BOB, CAROL, MESSAGE, accept, make_item, make_queue
 
 LOCALS = st.from_regex(r"[a-z0-9+é]{1,12}", fullmatch=True)
 ADDRESSES = st.builds(Address, LOCALS, st.just("beta.example"))
@@ -23,10 +35,21 @@ ITEMS = st.builds(
     accepted=st.floats(0, 4e9),
     mail_from=st.none() | ADDRESSES,
     sender=ADDRESSES,
-    recipients=st.lists(st.builds(Recipient, ADDRESSES, st.binary(min_size=16, max_size=16)), max_size=5).map(tuple),
+    recipients=st.lists(
+        st.builds(
+            Recipient,
+            ADDRESSES,
+            st.binary(min_size=16, max_size=16),
+            st.sampled_from(["", "NEVER", "SUCCESS,DELAY"]),
+            st.sampled_from(["", "rfc822;bob@beta.example", "utf-8;bøb@beta.example"]),
+        ),
+        max_size=5,
+    ).map(tuple),
     size=st.integers(0, 10**9),
     utf8=st.booleans(),
     eight_bit=st.booleans(),
+    ret=st.sampled_from(["", "FULL", "HDRS"]),
+    envid=st.sampled_from(["", "QQ314159"]),
 )
 OUTCOMES = st.builds(
     Outcome,
@@ -47,10 +70,44 @@ def test_an_envelope_survives_its_file(item: Item) -> None:
     assert parse_envelope(data[first:], size) == item
 
 
-@given(st.lists(OUTCOMES, max_size=5), st.integers(0, 99), st.floats(0, 4e9), st.integers(0, 9))
-def test_progress_survives_its_file(outcomes: list[Outcome], attempts: int, when: float, notices: int) -> None:
-    progress = Progress(outcomes, attempts, when, notices)
+@given(
+    st.lists(OUTCOMES, max_size=5),
+    st.integers(0, 99),
+    st.floats(0, 4e9),
+    st.integers(0, 9),
+    st.dictionaries(st.integers(0, 5), st.integers(1, 9), max_size=3),
+)
+def test_progress_survives_its_file(
+    outcomes: list[Outcome], attempts: int, when: float, notices: int, delayed: dict[int, int]
+) -> None:
+    progress = Progress(outcomes, attempts, when, notices, delayed)
     assert Progress.from_wire(progress.to_wire(), len(outcomes)) == progress
+
+
+def test_records_written_before_there_were_parameters_are_read() -> None:
+    head = (
+        b'{"id": "1K0RSDH7FNVKBET", "account": "alice", "accepted": 1800000000.5, "mail_from": "alice@alpha.example", '
+        b'"sender": "alice@alpha.example", "recipients": [["bob@beta.example", "000102030405060708090a0b0c0d0e0f"]], '
+        b'"utf8": false, "eight_bit": true}'
+    )
+    item = parse_envelope(head, 7)
+    assert item == Item(
+        "1K0RSDH7FNVKBET", "alice", 1800000000.5, ALICE, ALICE, (Recipient(BOB, bytes(range(16))),), 7, False, True
+    )
+    assert item.head_to_wire().endswith(head), "and what says nothing new is written as it was"
+    assert item.recipients[0].wants("FAILURE")
+    assert not item.recipients[0].wants("SUCCESS")
+    progress = b'{"attempts": 2, "next_try": 5.5, "notices": 1, "outcomes": [["failed", "5.1.1", "no", "stub", 1]]}'
+    assert Progress.from_wire(progress, 1) == Progress([Outcome(State.FAILED, "5.1.1", "no", "stub", 1)], 2, 5.5, 1)
+
+
+def test_the_longest_envelope_there_can_be_is_read_again() -> None:
+    local, domain = "é" * 32, ".".join(["x" * 61, "y" * 61, "z" * 61])
+    wanted = Recipient(Address(local, domain), bytes(16), "SUCCESS,FAILURE,DELAY", "rfc822;" + '"' * 493)
+    item = replace(make_item(1), recipients=(wanted,) * MAX_RECIPIENTS)
+    data = item.head_to_wire()
+    first, length, size = parse_first_line(data[:MAX_FIRST_LINE])
+    assert parse_envelope(data[first : first + length], size) == item
 
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))

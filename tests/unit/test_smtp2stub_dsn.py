@@ -1,5 +1,6 @@
 """Notices of failed deliveries: readable by people and programs, and silent about the message's text."""
 
+from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.smtp2stub.dsn import Failure, build, notice_id, parse_notice_id
+from services.smtp2stub.dsn import build, notice_id, parse_notice_id, statuses
 from stubmail.address import Address
-from stubmail.queue import Item, Outcome, Recipient, State
+from stubmail.dsn import Action, RecipientStatus
+from stubmail.queue import Item, Outcome, Progress, Recipient, State
 
 ALICE = Address("alice", "alpha.example")
 BOB = Address("bob", "beta.example")
@@ -20,8 +22,9 @@ def item(*, utf8: bool = False) -> Item:
     return Item("1K0RSDH7FNVKBET", "alice", 1_800_000_000.0, ALICE, ALICE, (Recipient(BOB, bytes(16)),), 9, utf8)
 
 
-def failure(text: str, code: str = "5.1.1") -> Failure:
-    return Failure(BOB, Outcome(State.FAILED, code, text, "smarthost", 1))
+def failure(text: str, code: str = "5.1.1") -> RecipientStatus:
+    [status] = statuses(item(), Progress([Outcome(State.FAILED, code, text, "smarthost", 1)], notices=1), 1, 60.0)
+    return status
 
 
 def parsed(data: bytes) -> EmailMessage:
@@ -86,3 +89,34 @@ def test_a_notice_s_id_tells_message_and_number() -> None:
     assert parse_notice_id(notice_id(item(), 7)) == ("1K0RSDH7FNVKBET", 7)
     with pytest.raises(ValueError):
         parse_notice_id("something else")
+
+
+def test_what_a_notice_is_about_is_what_bears_its_number() -> None:
+    recipients = tuple(
+        Recipient(Address(name, "beta.example"), bytes(16), original=f"rfc822;{name}") for name in "abcdef"
+    )
+    progress = Progress(
+        [
+            Outcome(State.FAILED, "5.1.1", "no", "stub", 2),
+            Outcome(State.DONE, "2.0.0", "", "stub", 2),
+            Outcome(State.WAITING, "4.4.1", "DNS is silent"),
+            Outcome(State.DONE, "2.0.0", "", "smarthost", -1),
+            Outcome(State.FAILED, "5.1.1", "no", "stub", 1),
+            Outcome(State.DONE, "2.0.0", "", "stub"),
+        ],
+        notices=2,
+        delayed={2: 2, 5: 2},
+    )
+    found = statuses(replace(item(), recipients=recipients), progress, 2, 500.0)
+    assert [(each.recipient.local, each.action, each.original) for each in found] == [
+        ("a", Action.FAILED, "rfc822;a"),
+        ("b", Action.RELAYED, "rfc822;b"),
+        ("c", Action.DELAYED, "rfc822;c"),
+    ]
+    assert found[2].retry_until == item().accepted + 500.0
+
+
+def test_ret_full_brings_back_the_header_alone() -> None:
+    data = build(replace(item(), ret="FULL", envid="id+2B1"), 1, [failure("no")], "h.example", HEADER, 0.0)
+    assert b"secret" not in data
+    assert b"Original-Envelope-Id: id+1\r\n" in data

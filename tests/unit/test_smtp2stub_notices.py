@@ -28,7 +28,7 @@ def stored(queue: Queue) -> Stored:
 
 def notices(queue: Queue, maildrop: str) -> Notices:
     users = Users([User("alice", ALICE, "{PLAIN}x", maildrop)])
-    return Notices(queue, lambda: users, "gate.alpha.example", lambda: NOW)
+    return Notices(queue, lambda: users, "gate.alpha.example", 86_400.0, lambda: NOW)
 
 
 def progress(number: int = 1) -> Progress:
@@ -59,6 +59,14 @@ def test_the_next_notice_is_another_one(queue: Queue, stored: Stored, tmp_path: 
     notices(queue, f"mbox:{mbox}").deliver(stored, progress(1))
     notices(queue, f"mbox:{mbox}").deliver(stored, progress(2))
     assert len(Mbox(mbox).snapshot()) == 2
+
+
+def test_a_delay_that_is_over_is_not_told_any_more(queue: Queue, stored: Stored, tmp_path: Path) -> None:
+    mbox = tmp_path / "alice"
+    over = Progress([Outcome(State.DONE), Outcome(State.DONE)], 2, 0.0, 1, {0: 1})
+    notices(queue, f"mbox:{mbox}").deliver(stored, over)
+    assert not mbox.exists()
+    assert queue.told(stored.item.id) == 1
 
 
 def test_a_notice_that_arrived_without_our_knowing_is_not_sent_again(

@@ -11,7 +11,7 @@ import pytest
 
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
-from tests.support.gateway import ALICE, MESSAGE, Client, Gateway, gateway
+from tests.support.gateway import ALICE, BOB, MESSAGE, Client, Gateway, gateway
 from tests.support.waiting import wait_until
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
@@ -73,7 +73,8 @@ def test_ehlo_offers_what_there_is(local: Gateway) -> None:
             "250-8BITMIME",
             "250-SMTPUTF8",
             "250-PIPELINING",
-            "250 ENHANCEDSTATUSCODES",
+            "250-ENHANCEDSTATUSCODES",
+            "250 DSN",
         ]
 
 
@@ -356,10 +357,39 @@ def test_a_sender_may_name_the_author_and_a_route(local: Gateway) -> None:
     with local.hello() as client:
         assert client.say("MAIL FROM:<alice@alpha.example> AUTH=<> BODY=8BITMIME").startswith("250")
         assert client.say("RCPT TO:<@relay.example,@other.example:bob@beta.example>").startswith("250")
-        assert client.say("RCPT TO:<bob@beta.example> NOTIFY=NEVER").startswith("555 5.5.4")
+        assert client.say("RCPT TO:<bob@beta.example> FOO=bar").startswith("555 5.5.4")
         assert client.say("RSET").startswith("250")
         assert client.say("MAIL FROM:<alice@alpha.example> FOO=bar").startswith("555 5.5.4")
         assert client.say("MAIL FROM:<alice@alpha.example> BODY=BINARYMIME").startswith("501 5.5.4")
+
+
+def test_what_a_client_wants_to_be_told_is_kept(local: Gateway) -> None:
+    with local.hello() as client:
+        assert client.say("mail from:<alice@alpha.example> ret=hdrs ENVID=QQ+2B314159 body=8bitmime").startswith("250")
+        assert client.say("RCPT TO:<bob@beta.example> notify=delay,success ORCPT=rfc822;Bob+2Bx@b").startswith("250")
+        assert client.say("RCPT TO:<carl@beta.example> NOTIFY=never").startswith("250")
+        assert client.say("RCPT TO:<dora@beta.example>").startswith("250")
+        assert client.say("RCPT TO:<bob@beta.example> NOTIFY=NEVER").startswith("250")
+        assert client.say("DATA").startswith("354")
+        client.send(MESSAGE + b".\r\n")
+        assert client.reply().startswith("250")
+    [(item, _)] = local.messages()
+    assert (item.ret, item.envid) == ("HDRS", "QQ+2B314159")
+    assert [(each.notify, each.original) for each in item.recipients] == [
+        ("SUCCESS,DELAY", "rfc822;Bob+2Bx@b"),
+        ("NEVER", ""),
+        ("", ""),
+    ]
+
+
+def test_parameters_that_are_wrong_change_nothing(local: Gateway) -> None:
+    with local.hello() as client:
+        assert client.say("MAIL FROM:<alice@alpha.example> RET=BODY").startswith("501 5.5.4")
+        assert client.say("RCPT TO:<bob@beta.example>").startswith("503 5.5.1")
+        assert client.say("MAIL FROM:<alice@alpha.example>").startswith("250")
+        assert client.say("RCPT TO:<bob@beta.example> NOTIFY=NEVER,DELAY").startswith("501 5.5.4")
+        assert client.say("RCPT TO:<bob@beta.example> ORCPT=rfc822;a+0D+0AAction:+20delivered").startswith("501 5.5.4")
+        assert client.say("DATA").startswith("503 5.5.1")
 
 
 @pytest.mark.parametrize(
