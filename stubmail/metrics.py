@@ -120,8 +120,12 @@ class Gauge:
         from prometheus_client.core import GaugeMetricFamily
 
         family = GaugeMetricFamily(self.metric, self.doc, labels=list(self.labels))
-        family.add_metric(list(self.labels.values()), self.value)
+        self.add_to(family)
         return family
+
+    def add_to(self, family: "Metric") -> None:
+        """Add it to the metric of its name, which has the same labels."""
+        family.add_sample(self.metric, dict(self.labels), self.value)
 
 
 Family = Count | Counts | Durations
@@ -155,5 +159,11 @@ def expose(counters: Counters, families: Iterable[Family], gauges: Iterable[Gaug
     """Return all metrics in the text exposition format 0.0.4, and its media type."""
     from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-    metrics = [*(family.read(counters) for family in families), *(gauge.read() for gauge in gauges)]
+    measured: dict[str, Metric] = {}
+    for gauge in gauges:
+        if gauge.metric in measured:
+            gauge.add_to(measured[gauge.metric])
+        else:
+            measured[gauge.metric] = gauge.read()
+    metrics = [*(family.read(counters) for family in families), *measured.values()]
     return generate_latest(_Collected(metrics)), CONTENT_TYPE_PLAIN_0_0_4

@@ -13,6 +13,7 @@ from pathlib import Path
 from stubmail.log import event
 
 RESTART_SECONDS = 1.0  # how long after its death a child is started again
+START_SECONDS = 10.0  # within which a child finds out that it cannot work; a busy machine takes its time
 _HOPELESS = (os.EX_USAGE, os.EX_CONFIG, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_OSERR, os.EX_SOFTWARE)
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -39,7 +40,7 @@ class Child:
 class Supervisor:
     """Keeps children running until it is stopped.
 
-    A child that dies is started again a second later. One that at its first start ends within a second, with a sysexits
+    A child that dies is started again a second later. One that at its first start ends within 10 seconds, with a sysexits
     status that another try cannot change (bad configuration, no permission, port in use), ends all. When this process
     is killed, the kernel kills the children too: none is left behind with a port or a lock.
     """
@@ -100,7 +101,7 @@ class Supervisor:
             del self._processes[child.name]
             if self._stopping.is_set():
                 return
-            if first and status in _HOPELESS and time.monotonic() - started < RESTART_SECONDS:
+            if first and status in _HOPELESS and time.monotonic() - started < START_SECONDS:
                 event(_log, "ended", child.name, level=logging.ERROR, status=status)
                 self.stop(status)
                 return

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Protocol
 
 from services.smtp2stub.authentication import Authenticator
+from services.smtp2stub.counters import Counters
 from services.smtp2stub.data import DataReader
 from services.smtp2stub.intake import SMALL, Intake
 from services.smtp2stub.parameters import parse_mail_parameters, parse_rcpt_parameters
@@ -48,6 +49,7 @@ class Acceptance:
         intake: Intake,
         scratch: Path,
         clock: Callable[[], float] = time.time,
+        counters: Counters | None = None,
     ) -> None:
         self.host = host
         self.options = options
@@ -55,6 +57,7 @@ class Acceptance:
         self.intake = intake
         self.scratch = scratch
         self.clock = clock
+        self.counters = Counters() if counters is None else counters
         self.connections: set[Drainable] = set()
         self.draining = False
         self.empty = asyncio.Event()  # set when the last connection ends
@@ -98,6 +101,7 @@ class Acceptance:
         parameters = parse_mail_parameters(rest)
         if parameters.size > self.options.size_limit:
             raise PermanentError("5.3.4", "the message is larger than this server takes")  # RFC 1870 §6.1
+        self.intake.check_room(parameters.size)
         if not text:
             return Transaction(user, None, parameters)
         sender = _parse(text, parameters.utf8, "5.1.7")

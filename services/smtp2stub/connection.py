@@ -91,10 +91,15 @@ class Connection(SMTP):
             refusal = self.acceptance.enter(self, name)
             if refusal:
                 event(_log, "refused", address=address, reason=refusal)
-                transport.write(f"421 4.7.0 {self.hostname} {refusal}\r\n".encode())
+                self.acceptance.counters.add("connections refused")
+                code = "4.3.2" if self.acceptance.draining else "4.7.0"
+                transport.write(f"421 {code} {self.hostname} {refusal}\r\n".encode())
                 transport.close()
                 return
             self._entered = name
+            self.acceptance.counters.add("connections accepted")
+        if self._implicit_tls or self._original_transport is not None:
+            self.acceptance.counters.add("tls implicit" if self._implicit_tls else "tls starttls")
         self.user = None  # STARTTLS begins anew, RFC 3207 §4.2
         super().connection_made(transport)
 
@@ -118,6 +123,7 @@ class Connection(SMTP):
         if self.transport is None:
             return
         if not self.transport.is_closing():
+            self.acceptance.counters.replied(reply)
             self._writer.write(f"{reply}\r\n".encode())
             self._writer.close()
         self.loop.call_later(LAST_WORD_SECONDS, self._writer.transport.abort)
@@ -129,6 +135,8 @@ class Connection(SMTP):
 
     async def push(self, status: AnyStr) -> None:
         if isinstance(status, str):
-            await super().push(enhance(status))
+            reply = enhance(status)
+            self.acceptance.counters.replied(reply)
+            await super().push(reply)
         else:
             await super().push(status)

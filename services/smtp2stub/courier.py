@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from services.smtp2stub.agenda import Agenda
+from services.smtp2stub.counters import Counters
 from services.smtp2stub.handling import Deliverer, Handling, Notifier
 from services.smtp2stub.schedule import Schedule
 from stubmail.log import event
@@ -38,10 +39,12 @@ class Courier:
         notices: Executor,
         clock: Callable[[], float],
         rng: random.Random,
+        counters: Counters | None = None,
     ) -> None:
         self._queue = queue
         self._deliverer = deliverer
         self._clock = clock
+        self._counters = Counters() if counters is None else counters
         self._agenda = Agenda()
         self._handling = Handling(
             queue,
@@ -54,6 +57,7 @@ class Courier:
             clock=clock,
             rng=rng,
             look=self.ring,
+            counters=self._counters,
         )
         self._arrivals = self._handling.arrivals
         self._active: dict[str, asyncio.Task[None]] = {}
@@ -160,6 +164,7 @@ class Courier:
             self._handling.forget(queue_id)
             return
         event(_log, "failed", queue_id, logging.ERROR, error=repr(error), retry_seconds=FAULT_SECONDS)
+        self._counters.add("faults")
         if not isinstance(error, OSError | ItemError):
             _log.error("the reason", exc_info=error)
         asyncio.get_running_loop().call_later(FAULT_SECONDS, self._resume, queue_id)

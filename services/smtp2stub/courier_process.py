@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from services.smtp2stub.account import Account
+from services.smtp2stub.counters import Counters
 from services.smtp2stub.courier import Courier
 from services.smtp2stub.destinations import Destinations
 from services.smtp2stub.dispatch import Dispatch, Relay
@@ -20,13 +22,16 @@ from services.smtp2stub.posting import Posting
 from services.smtp2stub.relay import Smarthost, relay
 from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.settings import Smtp2stub
+from services.smtp2stub.status import Status
+from stubmail.admin import Admin
 from stubmail.cli import parse_listen
 from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, PermanentError
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
-from stubmail.known_domains import KnownDomains
+from stubmail.known_domains import DIRECTORY, KnownDomains
 from stubmail.log import event
+from stubmail.policies import Policies, load_policies
 from stubmail.queue import Bell, Queue
 from stubmail.routing import Policy
 from stubmail.settings import ConfigError, Dns
@@ -42,19 +47,22 @@ HOUR = 3600.0
 _log = logging.getLogger("smtp2stub.courier")
 
 
-def run(host: str, dns: Dns, options: Smtp2stub) -> None:
-    """Carry mail until SIGTERM; SIGHUP reads users and keys anew. ``host`` is our name. Raises Exit."""
-    asyncio.run(_Process(host, dns, options).run())
+def run(host: str, dns: Dns, options: Smtp2stub, admin: socket.socket | None = None) -> None:
+    """Carry mail until SIGTERM; SIGHUP reads users, policies and keys anew. ``host`` is our name. Raises Exit."""
+    asyncio.run(_Process(host, dns, options, admin).run())
 
 
 class _Process:
-    def __init__(self, host: str, dns: Dns, options: Smtp2stub) -> None:
+    def __init__(self, host: str, dns: Dns, options: Smtp2stub, admin: socket.socket | None) -> None:
         self._host = host
+        self._listener = admin
+        self._stopping = False
         self._options = options
         self._resolver = Resolver.from_settings(dns)
         self._http = HttpClient(self._resolver)
         self._store = configured_store(options.store)
         self._users = load_users(options.users)
+        self._policies = self._load_policies()
         self._accounts: dict[str, Account] = {}
 
     async def run(self) -> None:
@@ -64,17 +72,25 @@ class _Process:
             resources.enter_context(queue.lock("courier"))
             bell = Bell(queue.bell_path)
             resources.callback(bell.close)
-            courier = self._courier(queue, resources)
+            counters = Counters(queue.root)
+            resources.callback(counters.close)
+            courier = self._courier(queue, counters, resources)
             courier.recover()
             loop = asyncio.get_running_loop()
             loop.add_reader(bell, _heard, bell, courier)
             resources.callback(loop.remove_reader, bell)
             stopped = asyncio.Event()
+            if self._listener is not None:
+                status = Status(queue, counters, self._options.reserve_bytes, lambda: self._stopping)
+                admin = Admin(self._listener, status.pages)
+                admin.start()
+                resources.callback(admin.stop)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stopped.set)
             loop.add_signal_handler(signal.SIGHUP, self._reload, courier)
             work = asyncio.create_task(courier.run())
             await asyncio.wait([work, asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED)
+            self._stopping = True
             courier.stop()
             try:
                 await asyncio.wait_for(work, self._options.drain_seconds)
@@ -82,9 +98,9 @@ class _Process:
                 # Threads that wait for the network cannot be called back; all they might still do can be repeated.
                 event(_log, "stopped", reason="with attempts under way")
                 os._exit(os.EX_OK)
-            event(_log, "stopped")
+            event(_log, "stopped", **counters.snapshot())
 
-    def _courier(self, queue: Queue, resources: ExitStack) -> Courier:
+    def _courier(self, queue: Queue, counters: Counters, resources: ExitStack) -> Courier:
         options = self._options
         lookups, posts, relays, disk, notices = (
             resources.enter_context(ThreadPoolExecutor(size, name))
@@ -98,8 +114,8 @@ class _Process:
         )
         destinations = Destinations(
             self._resolver,
-            KnownDomains(options.spool / "domains"),
-            Policy(options.policy),
+            KnownDomains(options.spool / DIRECTORY),
+            lambda recipient: self._policies.of(recipient),
             smarthost=bool(options.smarthost),
             threads=lookups,
             clock=time.time,
@@ -114,6 +130,7 @@ class _Process:
             notices=notices,
             clock=time.time,
             rng=random.SystemRandom(),
+            counters=counters,
         )
 
     def _account(self, name: str) -> Account:
@@ -132,14 +149,17 @@ class _Process:
         host = smarthost(self._options, self._host)
         return partial(relay, host.connect) if host else None
 
+    def _load_policies(self) -> Policies:
+        return load_policies(self._options.policies, Policy(self._options.policy))
+
     def _reload(self, courier: Courier) -> None:
         try:
-            self._users = load_users(self._options.users)
+            self._users, self._policies = load_users(self._options.users), self._load_policies()
         except Exit as error:
             event(_log, "refused", level=logging.ERROR, reason=error.text)
             return
         self._accounts.clear()
-        event(_log, "reloaded", users=len(self._users))
+        event(_log, "reloaded", users=len(self._users), policies=len(self._policies))
         courier.ring()
 
 

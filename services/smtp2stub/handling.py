@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from services.smtp2stub.agenda import Agenda
 from services.smtp2stub.arrivals import Arrivals
+from services.smtp2stub.counters import Counters
 from services.smtp2stub.job import Job
 from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.telling import Due, due, tells_of_failure
@@ -56,6 +57,7 @@ class Handling:
         clock: Callable[[], float],
         rng: random.Random,
         look: Callable[[], None],
+        counters: Counters,
     ) -> None:
         self._queue = queue
         self._deliverer = deliverer
@@ -67,6 +69,7 @@ class Handling:
         self._clock = clock
         self._rng = rng
         self._look = look
+        self._counters = counters
         self._jobs: dict[str, Job] = {}
         self.arrivals = Arrivals(queue, self._on_disk)
         self.dropped: frozenset[str] = frozenset()
@@ -111,10 +114,12 @@ class Handling:
                 self._give_up(progress)
         if not progress.waiting() and not progress.notices and not self._due(job):
             await self._finish(job)
+            self._counters.add("messages finished")
             return
         await job.file()
         if await self._notify(job) and not progress.waiting():
             await self._finish(job)
+            self._counters.add("messages finished")
             return
         progress.next_try = self._schedule.next_try(max(1, progress.attempts), item.accepted, self._clock(), self._rng)
         await self.save(job)
@@ -131,6 +136,7 @@ class Handling:
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(self._notices, self._notifier.deliver, job.stored, progress)
+                self._counters.add("notices")
             except PermanentError as error:
                 return await self._cannot_tell(job, error)
             except StubmailError as error:
@@ -160,6 +166,7 @@ class Handling:
             job.progress.outcomes[index] = dropped
         await job.file()
         event(_log, "dropped", job.item.id)
+        self._counters.add("messages dropped")
         await self._finish(job)
 
     def _give_up(self, progress: Progress) -> None:
@@ -171,11 +178,13 @@ class Handling:
     def _report(self, job: Job, indices: Sequence[int]) -> None:
         """Log what became of the recipients that were tried."""
         words = {State.DONE: "sent", State.WAITING: "deferred", State.FAILED: "failed"}
-        age = f"{self._clock() - job.item.accepted:.3f}"
+        age = self._clock() - job.item.accepted
         for index in indices:
             outcome, to = job.progress.outcomes[index], job.item.recipients[index].address
             reason = None if outcome.state is State.DONE else f"{outcome.code} {outcome.text}"
-            event(_log, words[outcome.state], job.item.id, to=to, via=outcome.via or None, age=age, reason=reason)
+            word = words[outcome.state]
+            event(_log, word, job.item.id, to=to, via=outcome.via or None, age=f"{age:.3f}", reason=reason)
+            self._counters.tried(outcome.via, word, age)
 
     # Files
 

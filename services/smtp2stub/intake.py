@@ -4,12 +4,14 @@ import asyncio
 import logging
 import os
 import queue
+import shutil
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
+from services.smtp2stub.counters import Counters
 from stubmail.errors import TemporaryError
 from stubmail.log import event
 from stubmail.queue import Item, Queue
@@ -30,17 +32,35 @@ class _Waiting:
 class Intake:
     """Writes accepted messages into the spool; ``close`` it when no more will come."""
 
-    def __init__(self, spool: Queue) -> None:
+    def __init__(self, spool: Queue, reserve: int = 0, counters: Counters | None = None) -> None:
+        """``reserve``: octets of the disk that are left free, so that the courier can file what cannot leave now."""
         self._spool = spool
+        self._reserve = reserve
+        self._counters = Counters() if counters is None else counters
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="intake", daemon=True)
         self._thread.start()
+
+    def check_room(self, octets: int = 0) -> None:
+        """Raise TemporaryError 4.3.1 when the disk has no room for so many more octets."""
+        try:
+            free = shutil.disk_usage(self._spool.incoming).free
+        except OSError as error:
+            raise TemporaryError("4.3.1", "the spool cannot be used now") from error
+        if free - octets < self._reserve:
+            raise TemporaryError("4.3.1", "there is no room for mail now")  # RFC 5321 §4.2.4: 452
 
     async def add(self, item: Item, pieces: Iterable[bytes]) -> None:
         """Put a message, given in pieces, into the spool; when this returns, it is durable there.
 
         Raises TemporaryError 4.3.1 when the disk does not take it.
         """
+        self.check_room(item.size)
+        await self._add(item, pieces)
+        self._counters.add("messages accepted")
+        self._counters.add("octets accepted", item.size)
+
+    async def _add(self, item: Item, pieces: Iterable[bytes]) -> None:
         head = item.head_to_wire()
         if item.size > SMALL:
             await asyncio.to_thread(self._write, item.id, chain([head], pieces))

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import resource
 import signal
+import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import uvloop
 
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
+from services.smtp2stub.counters import Counters
 from services.smtp2stub.intake import Intake
 from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
+from services.smtp2stub.status import Status
+from stubmail.admin import Admin
 from stubmail.cli import listening_error, parse_listen
 from stubmail.errors import Exit
 from stubmail.limits import FailureDelays
@@ -33,16 +37,17 @@ SPARE_FILES = 100
 _log = logging.getLogger("smtp2stub.receiver")
 
 
-def run(host: str, options: Smtp2stub) -> None:
+def run(host: str, options: Smtp2stub, admin: socket.socket | None = None) -> None:
     """Receive mail until SIGTERM; SIGHUP reads users and TLS certificate anew. ``host`` is our name. Raises Exit."""
-    uvloop.run(Receiver(host, options).run())
+    uvloop.run(Receiver(host, options, admin).run())
 
 
 class Receiver:
     """The process as one object."""
 
-    def __init__(self, host: str, options: Smtp2stub) -> None:
+    def __init__(self, host: str, options: Smtp2stub, admin: socket.socket | None = None) -> None:
         self._host = host
+        self._listener = admin
         self._options = options
         self._tls = tls_context(options)
 
@@ -55,13 +60,22 @@ class Receiver:
         loop = asyncio.get_running_loop()
         delays = FailureDelays(options.failure_delay_seconds, options.failure_delay_longest, FORGET_SECONDS)
         _allow_files(options.connection_limit)
-        with spool.lock("receiver"), ThreadPoolExecutor(PASSWORD_THREADS, "passwords") as passwords:
+        with ExitStack() as resources:
+            resources.enter_context(spool.lock("receiver"))
+            passwords = resources.enter_context(ThreadPoolExecutor(PASSWORD_THREADS, "passwords"))
+            counters = Counters(spool.root)
+            resources.callback(counters.close)
             spool.clean_incoming()
-            intake = Intake(spool)
+            intake = Intake(spool, options.reserve_bytes, counters)
             authenticator = Authenticator(load_users(options.users), delays, passwords)
-            acceptance = Acceptance(self._host, options, authenticator, intake, spool.incoming)
+            acceptance = Acceptance(self._host, options, authenticator, intake, spool.incoming, counters=counters)
             try:
                 servers = await self._listen(acceptance)
+                if self._listener is not None:
+                    status = Status(spool, counters, options.reserve_bytes, lambda: acceptance.draining)
+                    admin = Admin(self._listener, status.pages)
+                    admin.start()
+                    resources.callback(admin.stop)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stopped.set)
                 loop.add_signal_handler(signal.SIGHUP, self._reload, authenticator)
@@ -95,16 +109,16 @@ class Receiver:
         return servers
 
     async def _drain(self, servers: list[asyncio.Server], acceptance: Acceptance) -> None:
-        """Take no more; let messages under way come to their end, for a while."""
+        """Let messages under way come to their end, for a while; whoever connects meanwhile is told to come later."""
         acceptance.draining = True
-        for server in servers:
-            server.close()
         for connection in list(acceptance.connections):
             connection.drain()
         if acceptance.connections:
             with suppress(TimeoutError):
                 await asyncio.wait_for(acceptance.empty.wait(), self._options.drain_seconds)
-        event(_log, "stopped", connections=len(acceptance.connections) or None)
+        for server in servers:
+            server.close()
+        event(_log, "stopped", open=len(acceptance.connections) or None, **acceptance.counters.snapshot())
 
     def _reload(self, authenticator: Authenticator) -> None:
         """Read users and certificate anew; what cannot be read leaves the old ones in use."""

@@ -21,6 +21,8 @@ class Smtp2stub:
     sent: Path | None = setting(
         None, "where headers of stored mail are kept for the puller's notices; default: SPOOL/sent"
     )
+    admin_listen: str = setting("127.0.0.1:9466", "HOST:PORT for /livez, /readyz and /metrics; empty: nowhere")
+    reserve_bytes: int = setting(64 * 2**20, "octets of the spool's disk that new mail may not take")
     trust_loopback: bool = setting(True, "take mail from this machine without a password, from accounts' addresses")
     allow_plain_auth: bool = setting(False, "take passwords without TLS from anywhere: for demos and tests only")
     size_limit: int = setting(52_428_800, "the largest message, in octets")
@@ -31,6 +33,7 @@ class Smtp2stub:
     failure_delay_seconds: float = setting(0.25, "the delay after a first wrong password; it doubles with each")
     failure_delay_longest: float = setting(5.0, "the longest such delay, in seconds")
     policy: str = setting("prefer", "stub mail: require (nothing else), prefer, or never")
+    policies: Path | None = setting(None, "a file of exceptions: lines of user@domain, domain or .domain, and a policy")
     store: str = setting("", "URL of our own domain's store; default: the one that its DNS records name")
     smarthost: str = setting("", "HOST:PORT of the SMTP server for mail to domains without stub mail; empty: refuse it")
     smarthost_tls: str = setting("starttls", "none, starttls or tls; with the latter two its certificate is verified")

@@ -12,7 +12,7 @@ from stubmail.testing.wire import Link, Place
 from stubmail.testing.zones import rewrite
 
 LOOPBACK = "127.0.0.1"
-PORTS = ("smtp", "pop3", "pop3s", "store", "admin", "udp", "hkp")
+PORTS = ("smtp", "pop3", "pop3s", "store", "admin", "gateway_admin", "udp", "hkp")
 STORE_PORT = 8080  # as dns/zone.example has it
 
 _ZONE_FILE = Path(__file__).parents[2] / "dns" / "zone.example"
@@ -84,6 +84,7 @@ keys = "{site.certificates}"
 
 [smtp2stub]
 listen = "{at["smtp"]}"
+admin_listen = "{at["gateway_admin"]}"
 users = "{site.users}"
 spool = "{site.root / "spool"}"
 sent = "{site.sent}"

@@ -30,7 +30,7 @@ from tests.support.smarthost import FakeSmarthost, serving
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
-LISTENING = re.compile(r"listening address=127\.0\.0\.1:(\d+)")
+LISTENING = re.compile(r"smtp2stub\.receiver info - listening address=127\.0\.0\.1:(\d+)")
 
 
 class Gateway:
@@ -41,7 +41,12 @@ class Gateway:
         self.log = root / "log"
         self.spool = Queue(root / "spool")
         self.users = root / "users.toml"
-        self.settings = {"listen": "127.0.0.1:0", "users": self.users, "spool": self.spool.root}
+        self.settings = {
+            "listen": "127.0.0.1:0",
+            "admin_listen": "127.0.0.1:0",
+            "users": self.users,
+            "spool": self.spool.root,
+        }
         self.dns: tuple[str, int] = ("127.0.0.1", 1)
         self.add_user("alice", maildrop=f"mbox:{root / 'alice.mbox'}", gnupghome=root / "g")
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -68,6 +73,14 @@ class Gateway:
             process = subprocess.Popen(self.command(*arguments), stderr=log, cwd=REPOSITORY)
         self.processes.append(process)
         return process
+
+    def child(self, role: str) -> int:
+        """The process of the gateway that was started last which has this role, by its number."""
+        parent = self.processes[-1].pid
+        for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            if role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        raise AssertionError(f"there is no {role}")
 
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -212,6 +225,14 @@ def test_kill_9_of_the_receiver_under_load_loses_nothing_it_said_250_to(gateway:
     assert not [path for path in gateway.spool.incoming.iterdir() if path.name.startswith(".")]
 
 
+def refused(gateway: Gateway) -> bool:
+    """Whether somebody who connects now is told that the gateway is about to end."""
+    with Client(("127.0.0.1", gateway.port())) as client:
+        greeting = client.reply()
+    assert greeting.startswith(("220 ", "421 4.3.2 "))
+    return greeting.startswith("421")
+
+
 def test_sigterm_lets_a_message_under_way_come_to_its_end(gateway: Gateway) -> None:
     process = gateway.start("--role", "receiver")
     with Client(("127.0.0.1", gateway.port())) as client:
@@ -222,9 +243,7 @@ def test_sigterm_lets_a_message_under_way_come_to_its_end(gateway: Gateway) -> N
         assert client.say("DATA").startswith("354")
         client.send(MESSAGE)
         process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(OSError):
-            while True:  # until the listening socket is closed
-                socket.create_connection(("127.0.0.1", gateway.port()), timeout=5).close()
+        wait_until(lambda: refused(gateway), 20)
         client.send(b"the rest\r\n.\r\n")
         assert client.reply().startswith("250 2.0.0")
         assert client.reply().startswith("421 4.3.2")
@@ -249,6 +268,25 @@ def test_sighup_reads_the_users_anew(gateway: Gateway) -> None:
         client.login("dora", "secret")
 
 
+def test_sighup_reads_the_policies_anew(gateway: Gateway) -> None:
+    policies = gateway.root / "policies"
+    policies.write_text("")
+    with serving(FakeSmarthost()) as smarthost:
+        smart = {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        gateway.settings |= smart | {"policies": policies, "retry_min_seconds": 0.2}
+        gateway.start()
+        gateway.submit(BOB)
+        wait_until(lambda: "deferred to=bob@beta.example" in gateway.text(), 30)
+        courier = gateway.child("courier")
+        policies.write_text("bob@beta.example sometimes")
+        os.kill(courier, signal.SIGHUP)
+        wait_until(lambda: "line 1: 'sometimes' must be one of" in gateway.text(), 30)
+        assert smarthost.messages == []
+        policies.write_text("bob@beta.example never")
+        os.kill(courier, signal.SIGHUP)
+        wait_until(lambda: smarthost.messages, 30)
+
+
 def test_without_a_configuration_there_is_a_sample(gateway: Gateway) -> None:
     command = [sys.executable, "-m", "services.smtp2stub", "--config", str(gateway.root / "none.conf")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
@@ -263,6 +301,7 @@ def test_without_a_configuration_there_is_a_sample(gateway: Gateway) -> None:
         ("polcy", "prefer", os.EX_CONFIG, "unknown setting 'polcy'"),
         ("policy", "maybe", os.EX_CONFIG, "require, prefer, never"),
         ("listen", "nowhere", os.EX_CONFIG, "HOST:PORT"),
+        ("policies", "/nonexistent", os.EX_CONFIG, "/nonexistent"),
         ("tls_cert", "/nonexistent", os.EX_CONFIG, "both"),
         ("users", "/nonexistent", os.EX_CONFIG, "/nonexistent"),
         ("spool", "/proc/spool", None, "/proc/spool"),

@@ -99,7 +99,7 @@ def known_as_relayed(queue: Queue) -> set[tuple[str, Address]]:
     known = set()
     for stored in queue.messages():
         for recipient, outcome in zip(stored.item.recipients, queue.progress(stored.item).outcomes, strict=True):
-            if outcome.state is State.DONE and outcome.via == "relay":
+            if outcome.state is State.DONE and outcome.via == "smarthost":
                 known.add((stored.item.id, recipient.address))
     return known
 

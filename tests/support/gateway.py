@@ -240,7 +240,8 @@ class Outside:
                 self.relayed.append((job.item.id, recipient.address))
             else:
                 self.stored[recipient.post_id] = recipient.address
-            await job.record({index: Outcome(State.DONE, "2.0.0", "", fate)})
+            via = "smarthost" if fate == "relay" else fate
+            await job.record({index: Outcome(State.DONE, "2.0.0", "", via)})
 
     # as Notices
 

@@ -63,6 +63,14 @@ def test_counts_by_two_labels() -> None:
     }
 
 
+def test_gauges_of_one_name_are_one_metric(counters: Counters) -> None:
+    gauges = [Gauge("queue", "Messages", number, {"place": place}) for place, number in (("new", 2), ("old", 3))]
+    text, _ = expose(counters, (), gauges)
+    assert text.count(b"# TYPE") == 1
+    samples = parsed(counters, *gauges)
+    assert (samples["queue", labels(place="new")], samples["queue", labels(place="old")]) == (2, 3)
+
+
 def test_durations_are_a_cumulative_histogram(counters: Counters) -> None:
     for seconds in (0.05, 0.1, 0.5, 7.25, -1e-9):
         SECONDS.observe(counters, "open", seconds)

@@ -488,8 +488,13 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(local: Gateway) -> No
 
 def test_a_full_disk_is_a_reason_to_come_back(local: Gateway) -> None:
     with local.hello() as client:
+        client.say(f"MAIL FROM:<{ALICE}>")
+        client.say("RCPT TO:<bob@beta.example>")
         local.queue.incoming.rename(local.queue.root / "away")
-        assert client.submit().startswith("452 4.3.1")
+        assert client.say("DATA").startswith("354")
+        client.send(MESSAGE + b".\r\n")
+        assert client.reply().startswith("452 4.3.1")
+        assert client.say(f"MAIL FROM:<{ALICE}>").startswith("452 4.3.1")
         (local.queue.root / "away").rename(local.queue.incoming)
         assert client.submit().startswith("250")
 
