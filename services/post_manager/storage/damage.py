@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 import urllib.parse
+from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect
@@ -31,6 +32,7 @@ CURE = "post_manager verify names the damage, post_manager restore FILE sets the
 _log = logging.getLogger("post_manager")
 
 
+@lru_cache(maxsize=16)
 def marker(path: Path) -> Path:
     """Where it is remembered that a database file is damaged."""
     return path.with_name(path.name + ".damaged")
