@@ -121,6 +121,7 @@ def main() -> None:
         tokens = Datagrams([token_request_to_wire(secrets.token_bytes(16)) for _ in range(1_000)])
         plain = stack.enter_context(_serving(store.root / "plain.log", "bench.udp_echo", "plain"))
         loop = stack.enter_context(_serving(store.root / "asyncio.log", "bench.udp_echo", "asyncio"))
+        uv = stack.enter_context(_serving(store.root / "uvloop.log", "bench.udp_echo", "uvloop"))
         one = stack.enter_context(_notifier(store, "127.0.0.1"))
         every = stack.enter_context(_notifier(store, "0.0.0.0"))
         before = _anonymous_memory(one)
@@ -133,6 +134,7 @@ def main() -> None:
         subjects = {
             "echo": _Subject(plain, shuffled),
             "echo, asyncio": _Subject(loop, shuffled),
+            "echo, uvloop": _Subject(uv, shuffled),
             "notifier": _Subject(one, shuffled),
             "notifier on 0.0.0.0": _Subject(every, shuffled),
             f"notifier, {WRITES} posts/s": writes,

@@ -1,12 +1,14 @@
 """The least a UDP server in Python can do: it sends back what it gets.
 
-python -m bench.udp_echo {plain|asyncio}
+python -m bench.udp_echo {plain|asyncio|uvloop}
 """
 
 import asyncio
 import socket
 import sys
 from typing import cast
+
+import uvloop
 
 
 def _plain(listener: socket.socket) -> None:
@@ -39,7 +41,8 @@ def main() -> None:
         if sys.argv[1] == "plain":
             _plain(listener)
         listener.setblocking(False)
-        asyncio.run(_asyncio(listener))
+        run = uvloop.run if sys.argv[1] == "uvloop" else asyncio.run
+        run(_asyncio(listener))
 
 
 if __name__ == "__main__":
