@@ -18,8 +18,9 @@ _MAILDROP = re.compile(r"(mbox|maildir):.+", re.DOTALL)
 class User:
     """One account; what a service does not need may be absent from its copy of the file.
 
-    ``password`` is ``{PLAIN}…`` or ``{ARGON2ID}…``; ``maildrop`` is ``mbox:PATH`` or ``maildir:PATH``;
-    ``gnupghome`` is the GnuPG home with the account's own key and keyring; ``passphrase_file`` holds its passphrase.
+    ``password`` is ``{ARGON2ID}…``, ``{SCRAM-SHA-256}…`` or ``{PLAIN}…`` (stubmail.passwords);
+    ``maildrop`` is ``mbox:PATH`` or ``maildir:PATH``; ``gnupghome`` is the GnuPG home with the account's own key and
+    keyring; ``passphrase_file`` holds its passphrase.
     Paths in the file may be relative to the file's own directory; here they are not.
     """
 
@@ -101,7 +102,8 @@ def _parse(name: str, table: Any, path: Path) -> User:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r} in [users.{name}]; known are {', '.join(sorted(known))}")
     values: dict[str, Any] = dict(table)
     if "password" in table and not is_usable(table["password"]):
-        raise ConfigError(f"{path}: password of [users.{name}] must be {{PLAIN}}PASSWORD or {{ARGON2ID}}HASH")
+        schemes = "{PLAIN}PASSWORD, {SCRAM-SHA-256}KEYS or {ARGON2ID}HASH"
+        raise ConfigError(f"{path}: password of [users.{name}] must be {schemes}")
     if "maildrop" in table and not _MAILDROP.fullmatch(table["maildrop"]):
         raise ConfigError(f"{path}: maildrop of [users.{name}] must be mbox:PATH or maildir:PATH")
     if "maildrop" in table:

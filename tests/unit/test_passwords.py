@@ -5,11 +5,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stubmail.passwords import check_password, cost, decoy, hash_password, is_usable
+from stubmail.passwords import (
+    check_password,
+    cost,
+    decoy,
+    hash_password,
+    is_usable,
+    plain_secret,
+    scram_keys,
+    scram_password,
+)
 
 # Far too weak for use, but as quick as tests have to be.
 CHEAP = "{ARGON2ID}" + argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("s3cret")
 DEAR = "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=4$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+SCRAM = scram_password("s3cret")
 
 UNUSABLE = [
     "",
@@ -27,10 +38,15 @@ UNUSABLE = [
     "{ARGON2ID}$argon2id$v=19$m=99999999,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA",
     "{ARGON2ID}$argon2id$v=19$m=8,t=0,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA",
     "{ARGON2ID}é",
+    "{SCRAM-SHA-256}",
+    "{SCRAM-SHA-256}4096,c2FsdA==",
+    "{SCRAM-SHA-256}é",
 ]
 
 
-@pytest.mark.parametrize("stored", ["{PLAIN}s3cret", "{plain}s3cret", CHEAP], ids=["PLAIN", "plain", "ARGON2ID"])
+@pytest.mark.parametrize(
+    "stored", ["{PLAIN}s3cret", "{plain}s3cret", CHEAP, SCRAM], ids=["PLAIN", "plain", "ARGON2ID", "SCRAM-SHA-256"]
+)
 def test_only_the_password_matches(stored: str) -> None:
     assert is_usable(stored)
     assert check_password(stored, "s3cret")
@@ -72,10 +88,22 @@ def test_cost_orders_entries() -> None:
     assert cost("{PLAIN}x") < cost(CHEAP) < cost(DEAR)
 
 
-@pytest.mark.parametrize("stored", ["{PLAIN}s3cret", CHEAP], ids=["PLAIN", "ARGON2ID"])
+@pytest.mark.parametrize("stored", ["{PLAIN}s3cret", CHEAP, SCRAM], ids=["PLAIN", "ARGON2ID", "SCRAM-SHA-256"])
 def test_a_decoy_costs_the_same_and_matches_nothing(stored: str) -> None:
     fake = decoy(stored)
     assert is_usable(fake)
     assert cost(fake) == cost(stored)
     assert fake != decoy(stored)
     assert not check_password(fake, "s3cret")
+
+
+def test_what_protocols_need_that_do_not_send_the_password() -> None:
+    assert plain_secret("{PLAIN}s3cret") == "s3cret"
+    assert plain_secret(CHEAP) == plain_secret(SCRAM) == plain_secret("") == ""
+    assert scram_keys(SCRAM) is not None
+    assert scram_keys("{PLAIN}s3cret") is scram_keys(CHEAP) is None
+
+
+def test_an_entry_of_dovecot_matches() -> None:
+    keys = "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    assert check_password("{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==," + keys, "pencil")
