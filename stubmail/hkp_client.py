@@ -5,8 +5,8 @@ from datetime import datetime
 from stubmail.address import Address
 from stubmail.discovery import Target
 from stubmail.errors import TemporaryError
-from stubmail.hkp import MAX_ANSWER, fetch_certificate
-from stubmail.http_client import Answer, ConnectionLost, HttpClient
+from stubmail.hkp import MAX_ANSWER, choose, lookup_path
+from stubmail.http_client import ConnectionLost, HttpClient
 from stubmail.openpgp import Certificate
 
 
@@ -15,19 +15,22 @@ def look_up(http: HttpClient, target: Target, address: Address, now: datetime) -
 
     Raises TemporaryError: there is none, it is not one to be used, or the server does not answer as it should.
     """
+    return choose(ask(http, target, address), address, now)
 
-    def ask(path: str) -> Answer:
-        try:
-            return http.get(target.host, target.port, path)
-        except ConnectionLost:  # a kept-alive connection that the server had closed meanwhile
-            return http.get(target.host, target.port, path)
 
-    def get(path: str) -> bytes:
-        with ask(path) as answer:
-            if answer.status == 404:
-                return b""
-            if answer.status != 200:
-                raise TemporaryError("4.3.0", f"the key server {target} answers with HTTP status {answer.status}")
-            return answer.read(MAX_ANSWER)
+def ask(http: HttpClient, target: Target, address: Address) -> bytes:
+    """Return what the key server ``target`` answers when it is asked for an address, b"" when it has nothing.
 
-    return fetch_certificate(get, address, now)
+    At most MAX_ANSWER octets. Raises TemporaryError when the server does not answer as it should.
+    """
+    path = lookup_path(address)
+    try:
+        answer = http.get(target.host, target.port, path)
+    except ConnectionLost:  # a kept-alive connection that the server had closed meanwhile
+        answer = http.get(target.host, target.port, path)
+    with answer:
+        if answer.status == 404:
+            return b""
+        if answer.status != 200:
+            raise TemporaryError("4.3.0", f"the key server {target} answers with HTTP status {answer.status}")
+        return answer.read(MAX_ANSWER)

@@ -1,6 +1,6 @@
 """Certificates: OpenPGP public keys as stub mail stores, compares and uses them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -99,6 +99,44 @@ class Certificate:
         if not self.encryption_keys:
             return "cannot-encrypt"
         return None if any(key.alive(now) for key in self.encryption_keys) else "expired"
+
+    def only_for(self, address: Address) -> "Certificate":
+        """Return it without the user IDs that do not name just ``address``, as one takes it from a stranger.
+
+        Whoever offers a certificate for one address must not thereby speak for others. Raises OpenPGPError when
+        nothing usable is left.
+        """
+        return self._with_user_ids(lambda found: found is not None and found.key == address.key)
+
+    def without(self, address: Address) -> "Certificate":
+        """Return it without the user IDs that name ``address``. Raises OpenPGPError when nothing usable is left."""
+        return self._with_user_ids(lambda found: found is None or found.key != address.key)
+
+    def merged(self, newer: "Certificate") -> "Certificate":
+        """Return it with what another version of it adds: signatures, subkeys, revocations, user IDs.
+
+        Nothing goes away by that. Raises OpenPGPError when it is not the same key, or the whole would be too large.
+        """
+        if newer.fingerprint != self.fingerprint:
+            raise OpenPGPError("malformed", f"{newer.fingerprint} is not a version of {self.fingerprint}")
+        try:
+            both = bytes(pysequoia.Cert.from_bytes(self.data).merge(pysequoia.Cert.from_bytes(newer.data)))
+        except ENGINE_ERRORS as error:
+            reason = str(error).partition("\n")[0]
+            raise OpenPGPError("unsupported", f"the certificate cannot be merged: {reason}") from error
+        return Certificate.parse(both)
+
+    def _with_user_ids(self, wanted: Callable[[Address | None], bool]) -> "Certificate":
+        kept: list[packets.Packet] = []
+        keep = True
+        for packet in packets.read_packets(self.data, MAX_PACKETS):
+            if packet.tag == packets.USER_ID:
+                keep = wanted(address_of(packet.body.decode()))
+            elif packet.tag != packets.SIGNATURE:
+                keep = True
+            if keep:
+                kept.append(packet)
+        return Certificate.from_packets(kept)
 
     def armored(self) -> bytes:
         """Return the certificate in ASCII armour (RFC 9580 §6.2), ending in a newline."""

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
-from stubmail.hkp import MAX_ANSWER, choose, fetch_certificate, lookup_path
-from stubmail.openpgp import Certificate
+from stubmail.hkp import MAX_ANSWER, choose, lookup_path, version_of
+from stubmail.openpgp import Certificate, OpenPGPError
 from stubmail.openpgp.packets import armor
 from tests.support.keys import make_key, packets_of, public
 
@@ -45,17 +45,6 @@ def test_the_question_is_one_that_gnupg_would_ask(address: str, search: str) -> 
 def test_a_usable_certificate_is_chosen() -> None:
     for body in (answer(public(BOB_KEY)), public(BOB_KEY)):
         assert choose(body, BOB, NOW) == Certificate.parse(public(BOB_KEY))
-
-
-def test_what_is_got_is_what_is_chosen_from() -> None:
-    asked = []
-
-    def get(path: str) -> bytes:
-        asked.append(path)
-        return answer(public(BOB_KEY))
-
-    assert fetch_certificate(get, BOB, NOW).addresses == {"bob@beta.example"}
-    assert asked == [lookup_path(BOB)]
 
 
 def test_the_usable_one_of_several_is_chosen() -> None:
@@ -106,3 +95,51 @@ def test_a_huge_answer_defers_unread() -> None:
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda data: armor(data, TITLE)))
 def test_any_bytes_defer(body: bytes) -> None:
     refusal(body)
+
+
+def with_another_user_id(key: pysequoia.Tsk, user_id: str) -> bytes:
+    return bytes(key.extract_certificate().add_user_id(user_id, key.certifier()))
+
+
+def test_who_is_found_for_one_address_speaks_for_no_other() -> None:
+    body = answer(with_another_user_id(BOB_KEY, "Alice <alice@alpha.example>"))
+    assert Certificate.parse(body).addresses == {"bob@beta.example", "alice@alpha.example"}
+    found = choose(body, BOB, NOW)
+    assert found.user_ids == ("Bob <Bob@beta.example>",)
+    assert found.addresses == {"bob@beta.example"}
+    assert found.problem(NOW) is None
+
+
+def test_a_user_id_that_was_revoked_does_not_count() -> None:
+    certificate = BOB_KEY.extract_certificate()
+    gone = certificate.revoke_user_id(certificate.user_ids[0], BOB_KEY.certifier())
+    revoked = Certificate.parse(with_revocation(gone))
+    assert "bob@beta.example" not in revoked.addresses
+    assert "another address" in refusal(answer(revoked.data)).text
+
+
+def with_revocation(signature: object) -> bytes:
+    """Bob's certificate with a revocation of his user ID behind that."""
+    packets = [bytes(found) for found in packets_of(public(BOB_KEY))]
+    at = next(at for at, found in enumerate(packets_of(public(BOB_KEY))) if found.user_id)
+    return b"".join([*packets[: at + 1], bytes(signature), *packets[at + 1 :]])  # type: ignore[call-overload]
+
+
+def test_a_later_version_of_a_certificate_is_recognised_whatever_its_state() -> None:
+    present = Certificate.parse(public(BOB_KEY))
+    newer = version_of(present, answer(public(make_key("Eve <eve@beta.example>")), revoked(BOB_KEY)), BOB)
+    assert newer is not None
+    assert newer.problem(NOW) == "revoked"
+    assert present.merged(newer).problem(NOW) == "revoked"
+    assert version_of(present, answer(public(make_key("Bob <bob@beta.example>"))), BOB) is None
+    assert version_of(present, b"", BOB) is None
+    wide = version_of(present, answer(with_another_user_id(BOB_KEY, "Alice <alice@alpha.example>")), BOB)
+    assert wide is not None
+    assert present.merged(wide) == present
+    with pytest.raises(TemporaryError):
+        version_of(present, b"<html>", BOB)
+
+
+def test_a_version_is_no_other_certificate() -> None:
+    with pytest.raises(OpenPGPError, match="is not a version of"):
+        Certificate.parse(public(BOB_KEY)).merged(Certificate.parse(public(make_key("Bob <bob@beta.example>"))))

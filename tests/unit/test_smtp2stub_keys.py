@@ -12,6 +12,7 @@ from stubmail.errors import TemporaryError
 from stubmail.keyring import KeyConflict
 from stubmail.openpgp import Certificate, Identity
 from tests.support.gateway import ALICE, BOB
+from tests.support.keys import make_key
 from tests.support.posting import MemoryKeyring, person
 
 KEYSERVERS = (Target("one.beta.example", 11371), Target("two.beta.example", 11371))
@@ -119,6 +120,16 @@ def test_a_certificate_for_somebody_else_is_not_imported(alice: Identity, tagged
     with pytest.raises(TemporaryError):
         Keys(keyring, servers, CLOCK).find(BOB, OFFER)  # type: ignore[arg-type]
     assert keyring.certificates == []
+
+
+def test_a_certificate_that_also_claims_others_addresses_is_taken_for_the_one_only(alice: Identity) -> None:
+    mallory, key = Address("mallory", "beta.example"), make_key("<mallory@beta.example>")
+    both = bytes(key.extract_certificate().add_user_id("Bob <bob@beta.example>", key.certifier()))
+    servers, keyring = KeyServers(one={str(mallory): both}), MemoryKeyring(alice)
+    keys = Keys(keyring, servers, CLOCK)  # type: ignore[arg-type]
+    assert keys.find(mallory, OFFER).certificate.addresses == {mallory.key}
+    with pytest.raises(TemporaryError, match="no key for bob"):
+        keys.find(BOB, OFFER)
 
 
 class Stubborn(MemoryKeyring):
