@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-PROGRAMS = ("post_manager", "smtp2stub", "http2mbox", "pop3d", "keyserver", "stubmail")
+PROGRAMS = ("post_manager", "smtp2stub", "http2mbox", "pop3d", "keyserver", "stubmail", "popcl")
 
 
 def program(name: str) -> click.Command:
