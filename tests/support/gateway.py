@@ -16,12 +16,14 @@ from types import TracebackType
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
 from services.smtp2stub.courier import Courier
+from services.smtp2stub.dsn import statuses
 from services.smtp2stub.intake import Intake
 from services.smtp2stub.job import Job
 from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
+from stubmail.dsn import Action
 from stubmail.errors import PermanentError, StubmailError, TemporaryError
 from stubmail.limits import FailureDelays
 from stubmail.queue import Item, Outcome, Progress, Queue, Recipient, State, Stored, new_queue_id
@@ -264,9 +266,8 @@ class Notifier:
         name = f"{stored.item.id}.{progress.notices}"
         if self._queue.told(stored.item.id) < progress.notices:
             told = [
-                str(recipient.address)
-                for recipient, outcome in zip(stored.item.recipients, progress.outcomes, strict=True)
-                if outcome.notice == progress.notices
+                str(each.recipient) if each.action is Action.FAILED else f"{each.action}: {each.recipient}"
+                for each in statuses(stored.item, progress, progress.notices, 86_400.0)
             ]
             self._outside.notices.setdefault(name, told)
             self._queue.tell(stored.item.id, progress.notices)

@@ -119,6 +119,18 @@ def test_an_expired_post_becomes_one_notice_with_the_header_of_its_message(rig: 
     assert (quoted.get_content_type(), quoted.get_content()) == ("text/rfc822-headers", HEADER.decode())
 
 
+def test_a_notice_says_by_what_the_sender_wanted_to_find_it(rig: Rig) -> None:
+    post = sent(1)
+    rig.home.posts = [post]
+    asked = ((post.id, "rfc822;carl+2Bx@gamma.example"),)
+    rig.sent.add([Record(BOB, ((post.id, CARL),), HEADER, envid="QQ+2B1", originals=asked)], post.stored)
+    assert rig.look() == Told(delivered=1)
+    [notice] = rig.notices()
+    [told] = recipients(notice)
+    assert told["Original-Recipient"] == "rfc822; carl+x@gamma.example"
+    assert b"Original-Envelope-Id: QQ+1\n" in notice.as_bytes().replace(b"\r\n", b"\n")
+
+
 def test_a_withdrawn_post_is_told_of_as_such(rig: Rig) -> None:
     rig.home.posts = [sent(1, "withdrawn")]
     rig.look()

@@ -51,6 +51,16 @@ def test_a_message_is_found_by_the_ids_of_its_posts(log: SentLog, records: SentR
     }
 
 
+def test_records_written_before_there_were_parameters_are_read(records: SentRecords, tmp_path: Path) -> None:
+    envelope = b'{"mail_from":"alice@alpha.example","posts":[["%s","bob@beta.example"]],"utf8":false}' % (b"01" * 16)
+    directory = account_directory(tmp_path, ALICE)
+    directory.mkdir(parents=True)
+    (directory / f"{int(NOW):012d}").write_bytes(b"stubmail-sent 1 %d 0\n" % len(envelope) + envelope)
+    [found] = records.find([b"\1" * 16], NOW).values()
+    assert found == Record(ALICE, ((b"\1" * 16, BOB),), b"")
+    assert found.to_wire() == b"stubmail-sent 1 %d 0\n" % len(envelope) + envelope
+
+
 def test_accounts_have_records_of_their_own(log: SentLog, tmp_path: Path) -> None:
     log.add([record(1)], NOW)
     assert SentRecords(tmp_path, CARL).find([post_id(1)], 0) == {}

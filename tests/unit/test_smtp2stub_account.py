@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,23 @@ def test_the_header_of_what_was_stored_is_noted_and_nothing_else(
     account.memory.errors.clear()
     account.post([waits])
     assert SentRecords(tmp_path / "sent", ALICE).find([waits.destinations[0].post_id], 0)
+
+
+def test_the_puller_hears_what_notices_of_expiry_need_and_who_wants_none(
+    queue: Queue, alice: Identity, bob: Identity, carl: Identity, tmp_path: Path
+) -> None:
+    resolver = MemoryResolver(**{"alpha.example": offer("alpha.example", STORE)})
+    account = MemoryAccount(MemoryKeyring(alice), resolver, MemoryStore(), sent=tmp_path / "sent")
+    sent = parcel(queue, 1, bob, carl)
+    first, second = sent.stored.item.recipients
+    asked = replace(first, original="rfc822;bobby@beta.example"), replace(second, notify="NEVER")
+    sent.stored = replace(sent.stored, item=replace(sent.stored.item, recipients=asked, envid="QQ1"))
+    account.post([sent])
+    found = SentRecords(tmp_path / "sent", ALICE).find([first.post_id, second.post_id], 0)
+    assert (found[first.post_id].mail_from, found[second.post_id].mail_from) == (ALICE, None)
+    assert found[first.post_id].posts == ((first.post_id, BOB),)
+    assert found[first.post_id].envid == "QQ1"
+    assert found[first.post_id].originals == ((first.post_id, "rfc822;bobby@beta.example"),)
 
 
 def test_a_note_that_cannot_be_written_keeps_no_mail_back(

@@ -10,7 +10,7 @@ import pytest
 from services.smtp2stub.relay import Smarthost, relay
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
-from stubmail.queue import Item, Outcome, State
+from stubmail.queue import SILENT, Item, Outcome, State
 from tests.support.gateway import BOB, CAROL, MESSAGE, make_item
 from tests.support.smarthost import FakeSmarthost, serving
 
@@ -145,3 +145,38 @@ def test_the_password_stays_out_of_messages_and_logs() -> None:
         with pytest.raises(TemporaryError) as caught:
             host.connect()
     assert "secret" not in caught.value.text
+
+
+def asking() -> Item:
+    item = make_item(1, BOB, CAROL)
+    bob = replace(item.recipients[0], notify="SUCCESS,DELAY", original="rfc822;Bob+2Bx@b.example")
+    return replace(item, recipients=(bob, item.recipients[1]), ret="HDRS", envid="QQ+2B1")
+
+
+def test_what_the_sender_wants_to_hear_of_is_passed_on_to_who_can_tell_him() -> None:
+    server = FakeSmarthost(offers=["DSN"])
+    outcomes = send(server, BOB, CAROL, item=asking())
+    assert [line.lower() for line in server.commands[2:5]] == [
+        "mail from:<alice@alpha.example> ret=hdrs envid=qq+2b1",
+        "rcpt to:<bob@beta.example> notify=success,delay orcpt=rfc822;bob+2bx@b.example",
+        "rcpt to:<carol@legacy.example>",
+    ]
+    assert [(outcome.state, outcome.notice) for outcome in outcomes] == [(State.DONE, SILENT)] * 2
+
+
+def test_a_smarthost_that_cannot_tell_is_not_asked_to() -> None:
+    server = FakeSmarthost(offers=[])
+    outcomes = send(server, BOB, CAROL, item=asking())
+    assert [line.lower() for line in server.commands[2:4]] == [
+        "mail from:<alice@alpha.example>",
+        "rcpt to:<bob@beta.example>",
+    ]
+    assert [(outcome.state, outcome.notice) for outcome in outcomes] == [(State.DONE, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    "replies", [{"RCPT": "550 5.1.1 no"}, {"(MESSAGE)": "552 5.3.4 big"}, {"DATA": "451 4.3.0 no"}]
+)
+def test_what_a_smarthost_refuses_is_ours_to_tell_of(replies: dict[str, str]) -> None:
+    server = FakeSmarthost(offers=["DSN"], reply=answering(**replies))
+    assert {outcome.notice for outcome in send(server, BOB, CAROL, item=asking())} == {0}
