@@ -48,14 +48,14 @@ class _Awaited:
 
     @property
     def length(self) -> int:
-        """Octets that were not read yet, where they were announced."""
-        return int(self._reader.length)
+        """Octets that were announced and not read yet; 1 when nobody knows how many they are."""
+        return int(getattr(self._reader, "length", 1))
 
     def read(self, size: int) -> bytes:
         """As gunicorn's readers."""
-        if self._connection is not None:
-            self._connection.sendall(_CONTINUE)
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None and self.length:  # an empty body is read too, behind the answer
+            connection.sendall(_CONTINUE)
         data: bytes = self._reader.read(size)
         return data
 
