@@ -40,9 +40,9 @@ class Child:
 class Supervisor:
     """Keeps children running until it is stopped.
 
-    A child that dies is started again a second later. One that at its first start ends within 10 seconds, with a sysexits
-    status that another try cannot change (bad configuration, no permission, port in use), ends all. When this process
-    is killed, the kernel kills the children too: none is left behind with a port or a lock.
+    A child that dies is started again a second later. One that at its first start ends within START_SECONDS, with a
+    sysexits status that another try cannot change (bad configuration, no permission, port in use), ends all. When this
+    process is killed, the kernel kills the children too: none is left behind with a port or a lock.
     """
 
     def __init__(self, children: Sequence[Child], *, drain_seconds: float = 30.0) -> None:

@@ -1,7 +1,6 @@
 """--check: try everything that the gateway needs, and say all that is wrong."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -13,10 +12,11 @@ from services.smtp2stub.courier_process import smarthost
 from services.smtp2stub.notices import MBOX
 from services.smtp2stub.receiver import tls_context
 from services.smtp2stub.settings import Smtp2stub
-from stubmail.cli import listening_error, parse_listen
+from stubmail.cli import parse_listen
 from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.keyring import Keyring
+from stubmail.listener import bind
 from stubmail.policies import Policies, load_policies
 from stubmail.queue import Queue
 from stubmail.routing import Policy
@@ -52,7 +52,7 @@ def _checks(
 ) -> Iterator[Callable[[], str]]:
     yield lambda: _spool(options.spool)
     yield lambda: f"tls: {'certificate read' if tls_context(options) else 'none'}"
-    yield from (partial(_port, text) for text in (options.listen, options.tls_listen) if text)
+    yield from (partial(_port, text) for text in (options.listen, options.tls_listen, options.admin_listen) if text)
     yield from (partial(_user, user) for user in users)
     yield lambda: f"policies: {len(policies)}, and {policies.default} for all others"
     if policies.want_stub_mail:
@@ -70,12 +70,8 @@ def _spool(spool: Path) -> str:
 
 
 def _port(text: str) -> str:
-    host, port = parse_listen(text)
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return f"listen: {text} is free"
-    except OSError as error:
-        raise listening_error(error, host, port) from error
+    bind(*parse_listen(text)).close()
+    return f"listen: {text} is free"
 
 
 def _user(user: User) -> str:

@@ -123,9 +123,11 @@ class Receiver:
     def _reload(self, authenticator: Authenticator) -> None:
         """Read users and certificate anew; what cannot be read leaves the old ones in use."""
         try:
-            authenticator.users = load_users(self._options.users)
+            users = load_users(self._options.users)
             if self._tls is not None:
+                tls_context(self._options)  # a pair that does not fit would leave half of itself in the one in use
                 _load_certificate(self._tls, self._options)
+            authenticator.users = users
         except Exit as error:
             event(_log, "refused", level=logging.ERROR, reason=error.text)
         else:

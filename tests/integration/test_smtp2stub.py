@@ -1,6 +1,7 @@
 """The gateway as its users run it: two processes, signals, mistakes in the configuration, and kill -9 under load."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,8 @@ from tests.support.smarthost import FakeSmarthost, serving
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
+TLS = REPOSITORY / "tests" / "data" / "tls"
+ADMIN = re.compile(r"smtp2stub\.admin info - listening address=127\.0\.0\.1:(\d+)")
 LISTENING = re.compile(r"smtp2stub\.receiver info - listening address=127\.0\.0\.1:(\d+)")
 
 
@@ -88,6 +92,23 @@ class Gateway:
     def port(self) -> int:
         """Where the receiver that was started last listens."""
         return int(wait_until(lambda: LISTENING.findall(self.text()), 30)[-1])
+
+    def page(self, path: str) -> tuple[int, str]:
+        """Ask the admin listener; 0 when a process that was being asked died."""
+        port = int(wait_until(lambda: ADMIN.findall(self.text()), 30)[-1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except (OSError, http.client.HTTPException):
+            return 0, ""
+        finally:
+            connection.close()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric, as Prometheus would see it."""
+        return float(re.findall(rf"^{re.escape(name)} (\S+)$", self.page("/metrics")[1], re.MULTILINE)[0])
 
     def submit(self, *recipients: Address, message: bytes = MESSAGE) -> str:
         with Client(("127.0.0.1", self.port())) as client:
@@ -168,8 +189,7 @@ def test_silent_dns_keeps_mail_in_the_queue(gateway: Gateway) -> None:
 
 def test_swaks_logs_in_over_tls(gateway: Gateway) -> None:
     swaks = needs_swaks()
-    tls = REPOSITORY / "tests" / "data" / "tls"
-    gateway.settings |= {"tls_cert": tls / "server.pem", "tls_key": tls / "server.key", "trust_loopback": False}
+    gateway.settings |= {"tls_cert": TLS / "server.pem", "tls_key": TLS / "server.key", "trust_loopback": False}
     gateway.start("--role", "receiver")
     common = [swaks, "--server", "127.0.0.1", "--port", str(gateway.port()), "--from", str(ALICE), "--to", str(BOB)]
     login = ["--auth-user", "alice@alpha.example", "--auth-password"]
@@ -338,8 +358,8 @@ def test_a_second_gateway_leaves_the_spool_alone(gateway: Gateway) -> None:
 def test_check_tries_everything(gateway: Gateway) -> None:
     home = gateway.root / "g"
     Keyring(home).generate(ALICE, "Alice")
-    hosts = [f"{name}.alpha.example" for name in ("post", "keys", "post")]
-    published = format_zone(entries("alpha.example", Service(*hosts)))
+    service = Service("post.alpha.example", "keys.alpha.example", "post.alpha.example")
+    published = format_zone(entries("alpha.example", service))
     head = "$ORIGIN alpha.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n"
     zone = parse_zone(head + published)
     with NameServer([zone]) as server, serving(FakeSmarthost()) as smarthost:
@@ -355,6 +375,93 @@ def test_check_tries_everything(gateway: Gateway) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "bert" in done.stderr
     assert "cannot reach the smarthost" in done.stderr
+
+
+def child_of(process: "subprocess.Popen[bytes]", role: str) -> int:
+    """The pid of one of the two processes."""
+
+    def find() -> list[int]:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    return int(wait_until(find, 30)[0])
+
+
+@pytest.mark.parametrize("role", ["receiver", "courier"])
+def test_health_and_metrics_are_those_of_both_processes_and_outlive_either(gateway: Gateway, role: str) -> None:
+    process = gateway.start()
+    wait_until(lambda: gateway.page("/readyz")[0] == 200, 30)
+    gateway.submit(BOB)
+    deferred = 'stubmail_gateway_recipients_total{outcome="deferred",route="none"}'
+    wait_until(lambda: gateway.metric(deferred) >= 1, 30)  # of the courier; below, of the receiver
+    assert gateway.metric('stubmail_gateway_messages_total{state="accepted"}') == 1
+    assert gateway.page("/livez")[0] == 200
+    pid = child_of(process, role)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: role in json.loads(gateway.page("/readyz")[1] or "{}").get("checks", {}), 30)
+    wait_until(lambda: child_of(process, role) != pid and gateway.page("/readyz")[0] == 200, 30)
+    assert gateway.metric('stubmail_gateway_messages_total{state="accepted"}') == 1
+    assert gateway.metric(deferred) >= 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_while_it_drains_the_gateway_is_alive_and_not_ready(gateway: Gateway) -> None:
+    process = gateway.start()
+    wait_until(lambda: gateway.page("/readyz")[0] == 200, 30)
+    with Client(("127.0.0.1", gateway.port())) as client:
+        client.reply()
+        client.say("EHLO slow")
+        client.say(f"MAIL FROM:<{ALICE}>")
+        client.say(f"RCPT TO:<{BOB}>")
+        client.say("DATA")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refused(gateway), 20)
+        wait_until(lambda: "about to end" in gateway.page("/readyz")[1], 20)
+        assert gateway.page("/livez")[0] == 200
+        client.send(MESSAGE + b".\r\n")
+        assert client.reply().startswith("250 2.0.0")
+    assert process.wait(20) == 0
+    assert len(gateway.spool.messages()) == 1
+
+
+def test_the_admin_port_in_use_is_one_sentence(gateway: Gateway) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        gateway.settings["admin_listen"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        for arguments in ((), ("--role", "courier"), ("--role", "receiver"), ("--check",)):
+            done = gateway.run(*arguments)
+            assert done.returncode == os.EX_UNAVAILABLE
+            assert f"cannot listen on {gateway.settings['admin_listen']}" in done.stderr
+
+
+def test_sighup_reads_the_certificate_anew(gateway: Gateway) -> None:
+    renewed = REPOSITORY / "tests" / "data" / "pop3d"
+    cert, key = gateway.root / "cert.pem", gateway.root / "key.pem"
+    shutil.copy(TLS / "server.pem", cert)
+    shutil.copy(TLS / "server.key", key)
+    gateway.settings |= {"tls_cert": cert, "tls_key": key}
+    process = gateway.start("--role", "receiver")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # which one it is, is looked at
+
+    def shown() -> bytes:
+        with smtplib.SMTP("127.0.0.1", gateway.port(), timeout=20) as client:
+            client.starttls(context=context)
+            assert isinstance(client.sock, ssl.SSLSocket)
+            return client.sock.getpeercert(binary_form=True) or b""
+
+    with smtplib.SMTP("127.0.0.1", gateway.port(), timeout=20) as old:
+        old.starttls(context=context)
+        before = shown()
+        shutil.copy(renewed / "renewed.cert.pem", cert)
+        process.send_signal(signal.SIGHUP)  # the key does not fit: the old pair stays
+        wait_until(lambda: "refused reason=" in gateway.text(), 30)
+        assert shown() == before
+        shutil.copy(renewed / "renewed.key.pem", key)
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded users=1" in gateway.text(), 30)
+        assert shown() == ssl.PEM_cert_to_DER_cert(cert.read_text()) != before
+        assert old.noop()[0] == 250
 
 
 def test_a_courier_that_is_killed_is_started_again(gateway: Gateway) -> None:

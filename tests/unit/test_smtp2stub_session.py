@@ -11,7 +11,7 @@ import pytest
 
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
-from tests.support.gateway import ALICE, BOB, MESSAGE, Client, Gateway, gateway
+from tests.support.gateway import ALICE, MESSAGE, Client, Gateway, gateway
 from tests.support.waiting import wait_until
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
