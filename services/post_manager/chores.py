@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import func, select, update
 
 from services.post_manager.counters import Counters
-from services.post_manager.steady import Steadiness
+from services.post_manager.steady import PROBATION, Steadiness
 from services.post_manager.storage import outbox, sessions
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageReadOnly
@@ -53,7 +53,9 @@ class Chores:
 
     def run_due(self) -> None:
         """Do each chore that nobody has done for a while, in small transactions. Raises StorageError."""
-        now = int(self._clock())
+        self._run_due(int(self._clock()))
+
+    def _run_due(self, now: int) -> None:
         for name, task in self._tasks.items():
             if self._take(name, now):
                 with contextlib.suppress(StorageReadOnly):  # posts stay as they are while the database is damaged
@@ -66,13 +68,15 @@ class Chores:
             with self._database.read() as connection:
                 last = connection.execute(select(func.max(chores.c.due))).scalar_one() or 0
             self._steadiness = Steadiness(last)
-        steady = self._steadiness.look(self._clock(), self._monotonic())
-        if steady != self._trusted:
-            level = logging.INFO if steady else logging.WARNING
-            event(_log, "clock", level=level, trusted=steady)
+        now = self._clock()
+        steady = self._steadiness.look(now, self._monotonic())
+        if steady != self._trusted and steady:
+            event(_log, "clock-trusted")
+        elif steady != self._trusted:
+            event(_log, "clock-doubted", level=logging.WARNING, nothing_expires_for_seconds=PROBATION)
         self._trusted = steady
         if steady:
-            self.run_due()
+            self._run_due(int(now))
 
     def run_forever(self) -> None:
         """Look every few seconds whether something is due, until ``stop``; errors are logged, and tried again."""
