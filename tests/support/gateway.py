@@ -15,6 +15,7 @@ from types import TracebackType
 
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
+from services.smtp2stub.counters import Counters
 from services.smtp2stub.courier import Courier
 from services.smtp2stub.dsn import statuses
 from services.smtp2stub.intake import Intake
@@ -172,10 +173,13 @@ def gateway(
         stopped = asyncio.Event()
         with ExitStack() as resources:
             passwords = resources.enter_context(ThreadPoolExecutor(1))
-            intake = Intake(queue)
+            counters = Counters()
+            intake = Intake(queue, counters=counters)
             resources.callback(intake.close)
             authenticator = Authenticator(Users(list(USERS)), FailureDelays(0.0, 0.0, 60.0), passwords)
-            acceptance = Acceptance("gate.alpha.example", options, authenticator, intake, queue.incoming)
+            acceptance = Acceptance(
+                "gate.alpha.example", options, authenticator, intake, queue.incoming, counters=counters
+            )
             factory = partial(Dialog, acceptance, tls, loop, implicit_tls)
             server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls if implicit_tls else None)
             found.append(Gateway(queue, server.sockets[0].getsockname(), acceptance))
@@ -285,7 +289,11 @@ class Clock:
 
 @asynccontextmanager
 async def courier(
-    queue: Queue, outside: Outside, clock: Clock, schedule: Schedule | None = None
+    queue: Queue,
+    outside: Outside,
+    clock: Clock,
+    schedule: Schedule | None = None,
+    counters: Counters | None = None,
 ) -> AsyncIterator[Courier]:
     """A courier at work; it ends, with what it is doing, when the block ends."""
     with queue.lock("courier"), ThreadPoolExecutor(2) as disk, ThreadPoolExecutor(1) as notices:
@@ -298,6 +306,7 @@ async def courier(
             notices=notices,
             clock=clock,
             rng=random.Random(1),
+            counters=counters,
         )
         found.recover()
         work = asyncio.create_task(found.run())
