@@ -63,7 +63,7 @@ class Worker:
         """
         if self._admin is not None:
             self._admin.start()
-        self._open()
+        self._open(prepare=False)
         self._thread.start()
         return self._app if self._database is not None else self._current
 
@@ -93,17 +93,18 @@ class Worker:
         while self._chores is None:
             if self._stopped.wait(service.RETRY_SECONDS):
                 return
-            self._open()
+            self._open(prepare=True)
             if self._database is not None:
                 service.say_found(self._section)
         if not self._stopped.is_set():
             self._chores.run_forever()
 
-    def _open(self) -> None:
+    def _open(self, *, prepare: bool) -> None:
+        """Try once; ``prepare`` may take as long as another replica needs to bring the tables up to date."""
         section = self._section
         with contextlib.ExitStack() as stack:
             try:
-                database = service.open_database(section, section.threads + 2, prepare=True)
+                database = service.open_database(section, section.threads + 2, prepare=prepare)
                 stack.callback(database.close)
                 edge = make_edge(section, self._host, self._accounts, database, counters=self._counters, allow=allow)
             except Exit as error:
