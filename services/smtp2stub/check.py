@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from services.smtp2stub.courier_process import smarthost
+from services.smtp2stub.lmtp import parse_lmtp_listen
 from services.smtp2stub.notices import MBOX
 from services.smtp2stub.receiver import tls_context
 from services.smtp2stub.settings import Smtp2stub
@@ -53,6 +54,8 @@ def _checks(
     yield lambda: _spool(options.spool)
     yield lambda: f"tls: {'certificate read' if tls_context(options) else 'none'}"
     yield from (partial(_port, text) for text in (options.listen, options.tls_listen, options.admin_listen) if text)
+    if options.lmtp_listen:
+        yield lambda: _lmtp(options.lmtp_listen)
     yield from (partial(_user, user) for user in users)
     yield lambda: f"policies: {len(policies)}, and {policies.default} for all others"
     if policies.want_stub_mail:
@@ -72,6 +75,15 @@ def _spool(spool: Path) -> str:
 def _port(text: str) -> str:
     bind(*parse_listen(text)).close()
     return f"listen: {text} is free"
+
+
+def _lmtp(text: str) -> str:
+    place = parse_lmtp_listen(text)
+    if isinstance(place, tuple):
+        return _port(text)
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise Exit(os.EX_NOPERM, f"lmtp_listen: the directory {place.parent} is missing or cannot be written")
+    return f"listen: {place} can be made"
 
 
 def _user(user: User) -> str:

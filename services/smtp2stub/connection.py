@@ -19,7 +19,7 @@ AUTH_LINE = 12_288  # octets, RFC 4954 §4
 LAST_WORD_SECONDS = 5.0  # to take a last reply in
 
 # Commands that a mail program has no reason to repeat for ever; the others are limited by their own rules.
-_CALLS = {"*": 10**9, "NOOP": 1000, "EHLO": 20, "HELO": 20, "VRFY": 100, "HELP": 100, "EXPN": 100}
+_CALLS = {"*": 10**9, "NOOP": 1000, "EHLO": 20, "HELO": 20, "LHLO": 20, "VRFY": 100, "HELP": 100, "EXPN": 100}
 
 _log = logging.getLogger("smtp2stub.receiver")
 
@@ -66,8 +66,8 @@ class Connection(SMTP):
 
     @property
     def peer(self) -> str:
-        """The client's IP address."""
-        return str(self.session.peer[0]) if self.session and self.session.peer else "unknown"
+        """The client's IP address; "unknown" for one on a Unix socket."""
+        return _address(self.session.peer if self.session else None)
 
     @property
     def over_tls(self) -> bool:
@@ -84,10 +84,14 @@ class Connection(SMTP):
         """Whether the client may send without a login."""
         return self.acceptance.options.trust_loopback and is_loopback(self.peer)
 
+    def count_as(self, address: str) -> str:
+        """Return what the connection is counted as, next to others from the same place."""
+        return network(address)
+
     def connection_made(self, transport: Any) -> None:
         if self._original_transport is None:
-            address = (transport.get_extra_info("peername") or ("unknown",))[0]
-            name = network(address)
+            address = _address(transport.get_extra_info("peername"))
+            name = self.count_as(address)
             refusal = self.acceptance.enter(self, name)
             if refusal:
                 event(_log, "refused", address=address, reason=refusal)
@@ -140,3 +144,7 @@ class Connection(SMTP):
             await super().push(reply)
         else:
             await super().push(status)
+
+
+def _address(peer: object) -> str:
+    return str(peer[0]) if isinstance(peer, tuple) else "unknown"

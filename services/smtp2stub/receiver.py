@@ -17,6 +17,7 @@ from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
 from services.smtp2stub.counters import Counters
 from services.smtp2stub.intake import Intake
+from services.smtp2stub.lmtp import LmtpDialog, listening_socket
 from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
 from services.smtp2stub.status import Status
@@ -106,7 +107,19 @@ class Receiver:
             for sock in server.sockets:
                 name = sock.getsockname()
                 event(_log, "listening", address=f"{name[0]}:{name[1]}", tls="implicit" if implicit else None)
+        if self._options.lmtp_listen:
+            servers.append(await self._listen_lmtp(acceptance))
         return servers
+
+    async def _listen_lmtp(self, acceptance: Acceptance) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        listener = listening_socket(self._options.lmtp_listen)
+        name = listener.getsockname()
+        event(_log, "listening", lmtp=name if isinstance(name, str) else f"{name[0]}:{name[1]}")
+        dialog = partial(LmtpDialog, acceptance, loop)
+        if listener.family == socket.AF_UNIX:
+            return await loop.create_unix_server(dialog, sock=listener, backlog=BACKLOG)
+        return await loop.create_server(dialog, sock=listener, backlog=BACKLOG)
 
     async def _drain(self, servers: list[asyncio.Server], acceptance: Acceptance) -> None:
         """Let messages under way come to their end, for a while; whoever connects meanwhile is told to come later."""

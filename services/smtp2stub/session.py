@@ -137,18 +137,22 @@ class Dialog(Connection):
             await self.push("354 go on, and end with <CRLF>.<CRLF>")
             reply = await self._receive(transaction)
             self.envelope = self._create_envelope()
-            await self.push(reply)
+            await self.answer(transaction, reply)
         finally:
             self.busy = False
         if self.acceptance.draining:
             self.drain()
+
+    async def answer(self, transaction: Transaction, reply: str) -> None:
+        """Say what became of the message."""
+        await self.push(reply)
 
     async def _receive(self, transaction: Transaction) -> str:
         assert self.session is not None
         with self.acceptance.draft(transaction) as draft:
             await self._read(draft)
             try:
-                item = await draft.accept(self.session.host_name or "", self.peer, self._protocol(transaction))
+                item = await draft.accept(self.session.host_name or "", self.peer, self.protocol(transaction))
             except StubmailError as error:
                 event(_log, "refused", address=self.peer, account=_name(transaction.account), reason=error)
                 return refusal(error)
@@ -156,7 +160,7 @@ class Dialog(Connection):
         event(_log, "accepted", item.id, account=item.account, address=self.peer, size=size, recipients=recipients)
         return f"250 2.0.0 accepted as {item.id}"
 
-    def _protocol(self, transaction: Transaction) -> str:
+    def protocol(self, transaction: Transaction) -> str:
         """What the Received field calls the protocol (RFC 3848, RFC 6531 §4.3)."""
         assert self.session is not None
         if not self.session.extended_smtp:

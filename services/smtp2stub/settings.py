@@ -15,6 +15,10 @@ class Smtp2stub:
     users: Path = setting(doc="the users file (TOML): address, password, gnupghome and maildrop of each account")
     listen: str = setting("127.0.0.1:587", "HOST:PORT for SMTP, with STARTTLS when there is a certificate")
     tls_listen: str = setting("", "HOST:PORT for SMTP under TLS from the first octet, usually port 465; empty for none")
+    lmtp_listen: str = setting(
+        "",
+        "for LMTP from a mail server on this machine: a Unix socket, or HOST:PORT on loopback; empty for none",
+    )
     tls_cert: Path | None = setting(None, "the certificate and its chain (PEM)")
     tls_key: Path | None = setting(None, "the certificate's private key (PEM)")
     spool: Path = setting(DEFAULT_SPOOL, "the directory for mail that has not left yet")
@@ -55,8 +59,8 @@ class Smtp2stub:
 
     def validate(self) -> None:
         """Raise ConfigError when settings contradict each other or cannot be understood."""
-        if not self.listen and not self.tls_listen:
-            raise ConfigError("[smtp2stub] needs listen or tls_listen")
+        if not self.listen and not self.tls_listen and not self.lmtp_listen:
+            raise ConfigError("[smtp2stub] needs listen, tls_listen or lmtp_listen")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("[smtp2stub] tls_cert and tls_key must be given both")
         if self.tls_listen and self.tls_cert is None:

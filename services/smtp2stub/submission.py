@@ -19,8 +19,8 @@ _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Where a message came from, for its Received field: the client's name for itself and its IP address, our host
-    name, ``protocol`` (RFC 3848: ESMTPSA and the like) and the queue id."""
+    """Where a message came from, for its Received field: the client's name for itself and its IP address (anything
+    else when it has none), our host name, ``protocol`` (RFC 3848: ESMTPSA and the like) and the queue id."""
 
     helo: str
     peer: str
@@ -31,9 +31,9 @@ class Trace:
     def field(self, when: datetime) -> bytes:
         """Return the Received field (RFC 5321 §4.4), folded. What the client says of itself cannot break out of it."""
         helo = self.helo if _HOST.fullmatch(self.helo) else "unknown"
-        peer = f"IPv6:{self.peer}" if ":" in self.peer else self.peer
+        peer = f" ([IPv6:{self.peer}])" if ":" in self.peer else f" ([{self.peer}])" if "." in self.peer else ""
         return (
-            f"Received: from {helo} ([{peer}])\r\n"
+            f"Received: from {helo}{peer}\r\n"
             f"\tby {self.host} with {self.protocol} id {self.queue_id};\r\n"
             f"\t{format_datetime(when)}\r\n"
         ).encode()

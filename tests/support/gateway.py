@@ -20,6 +20,7 @@ from services.smtp2stub.courier import Courier
 from services.smtp2stub.dsn import statuses
 from services.smtp2stub.intake import Intake
 from services.smtp2stub.job import Job
+from services.smtp2stub.lmtp import LmtpDialog
 from services.smtp2stub.schedule import Schedule
 from services.smtp2stub.session import Dialog
 from services.smtp2stub.settings import Smtp2stub
@@ -144,7 +145,7 @@ class Gateway:
         """Connect and read the greeting."""
         client = Client(self.address, tls)
         greeting = client.reply()
-        assert greeting.startswith("220 gate.alpha.example ESMTP"), greeting
+        assert greeting.startswith("220 gate.alpha.example "), greeting
         return client
 
     def hello(self) -> Client:
@@ -160,7 +161,12 @@ class Gateway:
 
 @contextmanager
 def gateway(
-    spool: Path, options: Smtp2stub, tls: ssl.SSLContext | None = None, *, implicit_tls: bool = False
+    spool: Path,
+    options: Smtp2stub,
+    tls: ssl.SSLContext | None = None,
+    *,
+    implicit_tls: bool = False,
+    lmtp: bool = False,
 ) -> Iterator[Gateway]:
     """Serve on a free loopback port, in a thread of its own."""
     queue = make_queue(spool)
@@ -181,6 +187,8 @@ def gateway(
                 "gate.alpha.example", options, authenticator, intake, queue.incoming, counters=counters
             )
             factory = partial(Dialog, acceptance, tls, loop, implicit_tls)
+            if lmtp:
+                factory = partial(LmtpDialog, acceptance, loop)
             server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls if implicit_tls else None)
             found.append(Gateway(queue, server.sockets[0].getsockname(), acceptance))
             stop.append((loop, stopped))
