@@ -7,6 +7,8 @@ import hmac
 import re
 from typing import Protocol
 
+from stubmail.saslprep import PrepError, saslprep
+
 MAX_ITERATIONS = 1_000_000  # of PBKDF2 that a server may ask for: about a second
 MIN_ITERATIONS = 4_096  # RFC 7677 §4: fewer would make the password cheap to guess
 
@@ -71,9 +73,9 @@ class Scram:
     name = "SCRAM-SHA-256"
 
     def __init__(self, username: str, password: str, nonce: str) -> None:
-        self._password = password.encode()
+        self._password = _prepared(password).encode()
         self._nonce = nonce
-        self._bare = f"n={username.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
+        self._bare = f"n={_prepared(username).replace('=', '=3D').replace(',', '=2C')},r={nonce}"
         self._turn = 0
         self._server_signature = b""
         self._proved = False
@@ -115,6 +117,13 @@ class Scram:
         self._server_signature = _hmac(_hmac(salted, b"Server Key"), text)
         proof = bytes(a ^ b for a, b in zip(key, signature, strict=True))
         return _encode(f"{final},p={base64.b64encode(proof).decode()}")
+
+
+def _prepared(text: str) -> str:
+    try:
+        return saslprep(text)
+    except PrepError:
+        return text  # whatever the server makes of it
 
 
 def _hmac(key: bytes, text: bytes) -> bytes:
