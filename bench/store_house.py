@@ -7,11 +7,12 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -72,18 +73,43 @@ def _peak(pid: int) -> int:
 @contextlib.contextmanager
 def serving(argv: Sequence[str], log: Path) -> Iterator[Server]:
     """Run a server, and wait until its log says where it listens."""
+    with serving_at(argv, log, 0) as server:
+        _wait(server, log, lambda: bool(_LISTENING.search(log.read_text())))
+        found = _LISTENING.search(log.read_text())
+        assert found is not None
+        server.port = int(found[1])
+        yield server
+
+
+@contextlib.contextmanager
+def serving_at(argv: Sequence[str], log: Path, port: int) -> Iterator[Server]:
+    """Run a server, and wait until it answers on a port that it was given; 0 for not to wait."""
     with log.open("ab") as output:
         process = subprocess.Popen([sys.executable, "-m", *argv], stdout=output, stderr=output)
+    server = Server(process, port)
     try:
-        deadline = time.monotonic() + 30
-        while not (found := _LISTENING.search(log.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{argv[0]} does not start:\n{log.read_text()}")
-            time.sleep(0.05)
-        yield Server(process, int(found[1]))
+        if port:
+            _wait(server, log, lambda: _answers(port))
+        yield server
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def _wait(server: Server, log: Path, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"it does not start:\n{log.read_text()}")
+        time.sleep(0.05)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection((ADDRESS, port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 @dataclass
