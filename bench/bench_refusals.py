@@ -25,14 +25,18 @@ from stubmail import request as wire
 from stubmail.address import Address
 from stubmail.request import Part, Request
 
-REQUESTS = 1_500  # a round, of each kind
-OPENS = 250
+REQUESTS = 1_000  # a round, of each kind
+OPENS = 200
 CONNECTIONS = 4
+NOBODY = "F" * 40
 SIZE = 5_000  # octets of a post
 HEAD = 94  # of these
 LIST, STORE, OPEN, CLOSING = "list, good", "store, good", "open, good", "list, good, closing"
 _EVE = "eve@beta.example"
-_FORM = f"POST /post_manager HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+_FORM = (
+    f"POST /post_manager HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n"
+    "Content-Type: multipart/form-data; boundary=x\r\n"
+)
 
 
 class _Kind:
@@ -46,8 +50,11 @@ class _Kind:
     def measure(self) -> float:
         """Return microseconds of the server's processor time for one request."""
         before = self._server.cpu_seconds()
-        done = load(self._server.port, next(self._files), CONNECTIONS).expect(self._status)
-        return (self._server.cpu_seconds() - before) / sum(done.status.values()) * 1e6
+        done = load(self._server.port, next(self._files), CONNECTIONS)
+        number = sum(done.status.values())
+        if done.status.get(self._status, 0) < 0.9 * number:  # a rate lets some pass
+            raise SystemExit(f"expected {self._status}, but got {done.status}")
+        return (self._server.cpu_seconds() - before) / number * 1e6
 
 
 class _Opener:
@@ -79,15 +86,16 @@ class _Opener:
 
 
 def _listing(session: Session, **spoil: Any) -> bytes:
-    members = {"senders": [session.fingerprint], "after": 0, "limit": 1000}
+    members = {"senders": [NOBODY], "after": 0, "limit": 1000}
     return request(session, "list", members, **spoil)
 
 
-def _stores(session: Session, number: int, **spoil: Any) -> Iterator[bytes]:
+def _stores(session: Session, number: int, *, lie: bool = False) -> Iterator[bytes]:
     head, body = secrets.token_bytes(HEAD), secrets.token_bytes(SIZE - HEAD)
     for _ in range(number):
-        post = {"id": secrets.token_hex(16), "to": session.fingerprint, "address": address_of(session.fingerprint)}
-        yield request(session, "store", {"posts": [post | {"head": 0, "body": 1}]}, [head, body], **spoil)
+        post = {"id": secrets.token_hex(16), "to": NOBODY, "address": address_of(NOBODY)}
+        octets = request(session, "store", {"posts": [post | {"head": 0, "body": 1}]}, [head, body])
+        yield octets.replace(body, bytes(len(body)), 1) if lie else octets
 
 
 class _Kinds:
@@ -119,7 +127,6 @@ def _add_kept(kinds: _Kinds, store: Server, known: Session, stranger: Session) -
 
     lost = replace(known, id=bytes(16))
     forged = replace(known, secret=bytes(32))
-    liar = (Part(bytes(32), HEAD), Part(bytes(32), SIZE - HEAD))
     replay = _listing(known)
     load(store.port, kinds.write([replay])).expect("200")
     kinds.add(LIST, store, "200", *([_listing(known) for _ in one] for one in fresh))
@@ -134,7 +141,7 @@ def _add_kept(kinds: _Kinds, store: Server, known: Session, stranger: Session) -
     bogus("replayed", "409", replay)
     kinds.add("mac, of a store", store, "401", _stores(forged, REQUESTS))
     kinds.add("account", store, "403", *(_stores(stranger, REQUESTS) for _ in fresh))
-    kinds.add("digest", store, "400", *(_stores(known, REQUESTS, parts=liar) for _ in fresh))
+    kinds.add("digest", store, "400", *(_stores(known, REQUESTS, lie=True) for _ in fresh))
 
 
 def _add_opens(kinds: _Kinds, store: Server) -> None:

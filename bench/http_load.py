@@ -65,11 +65,15 @@ class _Connection:
     """One kept connection: one request at a time."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection((LOOPBACK, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._port = port
+        self.connect()
         self._head = b""
         self._left: int | None = None  # octets of the body; None: until the last chunk
         self._tail = b""
+
+    def connect(self) -> None:
+        self.socket = socket.create_connection((LOOPBACK, self._port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     @property
     def closing(self) -> bool:
@@ -135,7 +139,7 @@ def _run(port: int, connections: int, requests: Iterator[memoryview]) -> Load:
                 if connection.closing:
                     selector.unregister(connection.socket)
                     connection.socket.close()
-                    connection = pool[pool.index(connection)] = _Connection(port)
+                    connection.connect()
                     selector.register(connection.socket, selectors.EVENT_READ, connection)
                 if (request := next(requests, None)) is not None:
                     connection.send(request)
