@@ -34,7 +34,7 @@ up: ## start the compose network and wait until it is healthy (SCALE=1: alpha's 
 	@cat docs/compose-next.txt
 
 down: ## stop the compose network (docker compose down -v also removes mail and keys)
-	docker compose down
+	docker compose down --remove-orphans
 
 e2e: $(STAMP) ## drive the compose network from outside with real clients
 	$(BIN)/pytest tests/e2e

@@ -19,6 +19,7 @@ from stubmail.provision import Site, provision
 from stubmail.spool import write_durably
 from stubmail.supervisor import Child, Supervisor
 from stubmail.testing.domain import LOOPBACK, PORTS, DomainNetwork, stub_conf, zone_text
+from stubmail.testing.ports import free_ports
 from stubmail.testing.wire import Link, Place
 
 PASSWORD = "stubmail-demo"  # noqa: S105 (the demo's, shown to everybody)
@@ -42,7 +43,7 @@ class Network:
     ) -> None:
         self.root = root
         self.interval = interval
-        ports = iter(_free_ports(len(domains) * len(PORTS) + 2))
+        ports = iter(free_ports(len(domains) * len(PORTS) + 2))
         self.domains = {
             name: DomainNetwork(Site(name, root / name), tuple(users), {port: next(ports) for port in PORTS})
             for name, users in domains.items()
@@ -168,27 +169,6 @@ class Network:
                 commands[f"{name}/{service}"] = argv
         logs = self.root / "logs"
         return [Child(name, argv, output=logs / f"{name.replace('/', '_')}.log") for name, argv in commands.items()]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free for TCP and UDP at this moment, all different."""
-    with_sockets: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < count:
-            tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            with_sockets += [tcp, udp]
-            tcp.bind((LOOPBACK, 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            ports.append(tcp.getsockname()[1])
-    finally:
-        for each in with_sockets:
-            each.close()
-    return ports
 
 
 def _answers(port: int) -> bool:

@@ -111,16 +111,15 @@ def test_a_watch_is_made_anew(server: Cluster, url: str) -> None:
     with contextlib.closing(prepared(url)) as database:
         with pytest.raises(StorageError), database.watch() as connection:
             watch = Watch(connection)
-            with watch.look() as state:
-                assert state.cookies([bytes(16)], NOW) == {}
+            assert watch.look().cookies([bytes(16)], NOW) == {}
             end(server, "immediate")
-            with watch.look():
-                raise AssertionError
+            watch.look()
+            raise AssertionError
         with pytest.raises(StorageError), database.watch() as connection:
             Watch(connection)
         server.start()
-        with database.watch() as connection, Watch(connection).look() as state:
-            assert state.cookies([bytes(16)], NOW) == {}
+        with database.watch() as connection:
+            assert Watch(connection).look().cookies([bytes(16)], NOW) == {}
 
 
 @pytest.mark.parametrize("how", ["immediate", "kill"])

@@ -5,14 +5,14 @@ import socket
 
 import pytest
 
+from stubmail.testing.ports import free_ports
+
 LOOPBACK = "127.0.0.1"
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+def free_port() -> int:
     """Return a port that was free a moment ago; ask for port 0 instead wherever the port can be learned afterwards."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def need_ipv6() -> None:

@@ -1,7 +1,6 @@
 """A client's token: asked for when it is wanted, over the same kind of IP, kept while it is good, asked for again."""
 
 import secrets
-import socket
 from collections.abc import Sequence
 
 import pytest
@@ -81,7 +80,7 @@ def test_a_port_that_gives_no_token_is_passed_over(bad: Answers) -> None:
 
 
 def test_without_any_token_the_mail_waits() -> None:
-    closed = free_port(socket.SOCK_DGRAM)
+    closed = free_port()
     for resolver in (Offering(), Offering(closed), Offering(closed, hosts={"udp0.example": ["::1"]})):
         token = StoreToken(resolver, DOMAIN, Clock(), patience=SILENT)
         with pytest.raises(TemporaryError, match="wants a token"):
@@ -139,4 +138,4 @@ def test_silence_is_none_and_a_closed_port_an_error() -> None:
     with udp_server(lambda data: []) as server:
         assert question(server, SILENT) is None
     with pytest.raises(ConnectionRefusedError):
-        ask(LOOPBACK, free_port(socket.SOCK_DGRAM), b"x", lambda data: token_from_wire(data, bytes(16)))
+        ask(LOOPBACK, free_port(), b"x", lambda data: token_from_wire(data, bytes(16)))
