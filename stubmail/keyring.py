@@ -16,14 +16,17 @@ import gnupg
 from stubmail import log
 from stubmail.address import Address
 from stubmail.errors import Exit, PermanentError, TemporaryError
+from stubmail.key_changes import KeyChanges
 from stubmail.openpgp import Certificate, Identity, OpenPGPError
 from stubmail.openpgp.agent import AgentIdentity
 from stubmail.openpgp.certificate import split_certificates
 from stubmail.openpgp.gnupg import OPTIONS, PROGRAM, TIMEOUT, GnuPG, check_passphrase, missing
 from stubmail.openpgp.packets import read_packets
 from stubmail.openpgp.unlocked import UnlockedIdentity
+from stubmail.spool import write_durably
 
 MAX_HOME = 86  # octets; the agent's socket is in there, and a socket's path has 108 at most
+REPLACED = "stubmail-replaced"  # the directory in the home where certificates are kept that had to give way
 MAX_EXPORT_PACKETS = 4_000_000  # of a whole keyring
 
 # Whatever gpg changes when keys, their trust or the secret keys change; public-keys.d is keyboxd's.
@@ -92,6 +95,7 @@ class Keyring:
         if shutil.which(PROGRAM) is None:
             raise missing()
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.changes = KeyChanges(self.home)
         self._gnupg = GnuPG(self.home)
         self._mutex = threading.RLock()
         self._contents: _Contents | None = None
@@ -154,16 +158,59 @@ class Keyring:
         if not certificate.addresses:
             raise OpenPGPError("malformed", f"the certificate {certificate.fingerprint} names no mail address")
         with self._exclusive():
-            present = self._read().all
-            if certificate.fingerprint in present:
+            if certificate.fingerprint in self._read().all:
                 return False
-            for other in present.values():
-                for key in sorted(other.addresses & certificate.addresses):
-                    raise KeyConflict(key, other.fingerprint, certificate.fingerprint)
-            self._change(lambda gpg: gpg.import_keys(certificate.data))
+            self._check_free(certificate, certificate.addresses)
+            self._import(certificate.data)
             if certificate.fingerprint not in self._read().all:
                 raise OpenPGPError("unsupported", f"gpg cannot use the certificate {certificate.fingerprint}")
             return True
+
+    def update(self, certificate: Certificate) -> bool:
+        """Take in what a newer version of a certificate in the keyring adds; True when it adds anything.
+
+        Nothing is lost by that. Raises KeyConflict when an address comes along for which another certificate is there,
+        OpenPGPError when the whole would be too large, PermanentError when that key is not in the keyring.
+        """
+        with self._exclusive():
+            present = self._read().all.get(certificate.fingerprint)
+            if present is None:
+                raise PermanentError("5.7.5", f"the keyring has no key {certificate.fingerprint}")
+            merged = present.merged(certificate)
+            if merged.data == present.merged(present).data:
+                return False
+            self._check_free(merged, merged.addresses - present.addresses)
+            self._import(merged.data)
+            return True
+
+    def replace(self, certificate: Certificate, address: Address) -> list[Path]:
+        """Have this certificate for an address and no other, because a person wants that.
+
+        Others for it leave the keyring, or lose this address when they have more than that. Returns the files in which
+        they were kept before. May be repeated after a crash. Raises PermanentError when one is our own key, KeyConflict
+        when the new one has another address that is taken, OpenPGPError when gpg cannot use it.
+        """
+        with self._exclusive():
+            contents = self._read()
+            others = [
+                other
+                for other in contents.all.values()
+                if address.key in other.addresses and other.fingerprint != certificate.fingerprint
+            ]
+            if own := [other.fingerprint for other in others if other.fingerprint in contents.own]:
+                raise PermanentError("5.7.5", f"{own[0]} for {address} is our own key")
+            self._check_free(certificate, certificate.addresses - {address.key})
+            kept = [self._set_aside(other) for other in others]
+            self._import(certificate.data)
+            if certificate.fingerprint not in self._read().all:
+                raise OpenPGPError("unsupported", f"gpg cannot use the certificate {certificate.fingerprint}")
+            for other in others:
+                if self._gnupg.run("--delete-keys", other.fingerprint).code:
+                    raise PermanentError("5.7.5", f"gpg cannot remove key {other.fingerprint} from {self.home}")
+                if rest := other.addresses - {address.key}:
+                    log.event(logger, "kept", other.fingerprint, addresses=", ".join(sorted(rest)))
+                    self._import(other.without(address).data)
+            return kept
 
     def generate(self, address: Address, name: str, passphrase: str = "") -> Certificate:
         """Make an ed25519/cv25519 key that does not expire, for ``name <address>``, and return its certificate.
@@ -191,6 +238,24 @@ class Keyring:
         if own is None:
             raise PermanentError("5.7.5", f"there is no secret key for {address} in {self.home}")
         return own
+
+    def _check_free(self, certificate: Certificate, addresses: frozenset[str]) -> None:
+        """Raise KeyConflict when another certificate has one of these addresses."""
+        for other in self._read().all.values():
+            if other.fingerprint != certificate.fingerprint:
+                for key in sorted(other.addresses & addresses):
+                    raise KeyConflict(key, other.fingerprint, certificate.fingerprint)
+
+    def _import(self, data: bytes) -> None:
+        self._change(lambda gpg: gpg.import_keys(data))
+
+    def _set_aside(self, certificate: Certificate) -> Path:
+        """Keep a certificate that is about to go in a file, for whoever wants it back. Raises OSError."""
+        directory = self.home / REPLACED
+        directory.mkdir(mode=0o700, exist_ok=True)
+        path = directory / f"{certificate.fingerprint}.asc"
+        write_durably(path, certificate.armored())
+        return path
 
     def _read(self) -> _Contents:
         with self._mutex:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,20 @@ class GpgHome:
         """Revoke a key with the certificate that gpg made along with it."""
         text = (self.path / "openpgp-revocs.d" / f"{fingerprint}.rev").read_text()
         self.run("--import", data=text.replace(":-----BEGIN", "-----BEGIN").encode())
+
+
+def expired_and_renewed(home: GpgHome, user_id: str) -> tuple[bytes, bytes]:
+    """Make a key that expired five days ago, and return its certificate, then and with an expiry in two years."""
+    ago = {
+        days: f"--faked-system-time={time.strftime('%Y%m%dT%H%M%S', time.gmtime(time.time() - days * 86_400))}"
+        for days in (9, 10)
+    }
+    home.run(ago[10], "--quick-gen-key", user_id, "ed25519", "default", "5d")
+    [fingerprint] = home.fingerprints(user_id)
+    home.run(ago[10], "--quick-add-key", fingerprint, "cv25519", "encr", "never")
+    expired = home.export(fingerprint)
+    home.run(ago[9], "--quick-set-expire", fingerprint, "2y")
+    return expired, home.export(fingerprint)
 
 
 @contextmanager

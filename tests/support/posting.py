@@ -1,6 +1,6 @@
 """What the courier needs to post: people with real OpenPGP keys, a keyring, a resolver, and a store in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +9,7 @@ from services.smtp2stub.account import Account
 from stubmail.address import Address
 from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import Exit, StubmailError, TemporaryError
+from stubmail.key_changes import Change
 from stubmail.openpgp import Certificate, Identity
 from stubmail.store_answers import Result
 from stubmail.store_client import NewPost
@@ -30,6 +31,27 @@ def person(address: Address) -> Identity:
     return make_identity(make_key(f"<{address}>"))
 
 
+class MemoryChanges:
+    """As KeyChanges."""
+
+    def __init__(self) -> None:
+        self.noted: dict[str, Change] = {}
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.noted.values())
+
+    def of(self, address: Address) -> Change | None:
+        return self.noted.get(address.key)
+
+    def note(self, address: Address, certificate: Certificate, now: float) -> bool:
+        known = self.noted.get(address.key)
+        self.noted[address.key] = Change(address, certificate, now)
+        return known is None or known.certificate != certificate
+
+    def settle(self, address: Address) -> bool:
+        return self.noted.pop(address.key, None) is not None
+
+
 class MemoryKeyring:
     """The certificates that a test gives it, and one secret key."""
 
@@ -37,6 +59,7 @@ class MemoryKeyring:
         self.own: Identity | StubmailError | Exit = own
         self.certificates = list(others)
         self.unlocked = 0
+        self.changes = MemoryChanges()
 
     def identity(self, address: Address, passphrase: str = "") -> Identity:
         self.unlocked += 1
@@ -50,6 +73,16 @@ class MemoryKeyring:
                 if key in certificate.addresses:
                     return certificate
         return None
+
+    def by_fingerprint(self, fingerprint: str) -> Certificate | None:
+        return next((found for found in self.certificates if found.fingerprint == fingerprint), None)
+
+    def update(self, certificate: Certificate) -> bool:
+        present = self.by_fingerprint(certificate.fingerprint)
+        assert present is not None
+        merged = present.merged(certificate)
+        self.certificates[self.certificates.index(present)] = merged
+        return merged != present.merged(present)
 
     def add(self, certificate: Certificate) -> bool:
         if certificate in self.certificates:

@@ -1,58 +1,26 @@
 """Where recipients' certificates come from: the keyring, else their domain's key server, imported once."""
 
-from collections.abc import Callable
-from io import BytesIO
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from services.smtp2stub.keys import Keys
+from services.smtp2stub.keys import REFRESH_SECONDS, UNUSABLE_SECONDS, Keys
 from stubmail.address import Address
 from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import TemporaryError
 from stubmail.keyring import KeyConflict
 from stubmail.openpgp import Certificate, Identity
-from tests.support.gateway import ALICE, BOB
-from tests.support.keys import make_key
+from tests.support.gateway import ALICE, BOB, Clock
+from tests.support.gpg import expired_and_renewed, gpg_home, need
+from tests.support.key_servers import KeyServers
+from tests.support.keys import make_key, packets_of, public
 from tests.support.posting import MemoryKeyring, person
 
 KEYSERVERS = (Target("one.beta.example", 11371), Target("two.beta.example", 11371))
 OFFER = StubDomain("beta.example", (), KEYSERVERS, (Store("post.beta.example", 8080, "p"),))
 TAGGED = Address("bob+lists", "beta.example")
 CLOCK: Callable[[], float] = lambda: 1_800_000_000.0  # noqa: E731
-
-
-class Answer:
-    """An HTTP answer."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status = status
-        self._body = BytesIO(body)
-
-    def __enter__(self) -> "Answer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._body.close()
-
-    def read(self, most: int) -> bytes:
-        return self._body.read(most)
-
-
-class KeyServers:
-    """Stands for the HTTP client: ``answers`` by host, the same to all questions or by address asked for."""
-
-    def __init__(self, **answers: object) -> None:
-        self.answers = answers
-        self.asked: list[tuple[str, str]] = []
-
-    def get(self, host: str, port: int, path: str) -> Answer:
-        self.asked.append((host, path.rpartition("search=")[2]))
-        answer = self.answers.get(host.partition(".")[0], 404)
-        if isinstance(answer, dict):
-            answer = answer.get(path.rpartition("search=")[2], 404)
-        if isinstance(answer, Exception):
-            raise answer
-        return Answer(200, answer) if isinstance(answer, bytes) else Answer(int(str(answer)), b"")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +31,14 @@ def alice() -> Identity:
 @pytest.fixture(scope="module")
 def bob() -> Certificate:
     return person(BOB).certificate
+
+
+@pytest.fixture(scope="module")
+def versions() -> Iterator[tuple[bytes, bytes]]:
+    """Bob's certificate when it had expired, and when that had been put off."""
+    need("gpg", "gnupg")
+    with gpg_home() as home:
+        yield expired_and_renewed(home, "Bob <bob@beta.example>")
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +125,107 @@ def test_a_certificate_in_the_keyring_that_cannot_be_used_is_said_to_be(
     alice: Identity, bob: Certificate, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Certificate, "problem", lambda self, now: problem)
-    servers = KeyServers(one=person(BOB).certificate.armored())
-    with pytest.raises(TemporaryError, match=r"bob@beta\.example") as caught:
-        Keys(MemoryKeyring(alice, bob), servers, CLOCK).find(BOB, OFFER)  # type: ignore[arg-type]
-    assert caught.value.code == "4.7.5"
-    assert servers.asked == []
+    servers, clock = KeyServers(), Clock()
+    keys = Keys(MemoryKeyring(alice, bob), servers, clock)  # type: ignore[arg-type]
+    for _ in range(3):
+        with pytest.raises(TemporaryError, match=r"bob@beta\.example") as caught:
+            keys.find(TAGGED, OFFER)
+        assert caught.value.code == "4.7.5"
+    assert servers.asked == [("one.beta.example", "bob@beta.example")], "once, whether there is a new version"
+    clock.now += UNUSABLE_SECONDS
+    with pytest.raises(TemporaryError):
+        keys.find(BOB, OFFER)
+    assert len(servers.asked) == 2
+
+
+def test_a_new_version_of_an_expired_key_is_taken_in(alice: Identity, versions: tuple[bytes, bytes]) -> None:
+    present, clock, counted = Certificate.parse(versions[0]), Clock(time.time()), list[str]()
+    keyring, servers = MemoryKeyring(alice, present), KeyServers(one=versions[0])
+    keys = Keys(keyring, servers, clock, count=counted.append)  # type: ignore[arg-type]
+    with pytest.raises(TemporaryError, match="has expired; its owner has to publish a new one"):
+        keys.find(BOB, OFFER)
+    servers.answers["one"] = versions[1]
+    clock.now += UNUSABLE_SECONDS
+    assert keys.find(BOB, OFFER).certificate.fingerprint == present.fingerprint
+    assert counted == ["keys updated"]
+
+
+def test_another_key_is_reported_and_not_used(
+    alice: Identity, bob: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = person(BOB).certificate
+    keyring, servers, counted = MemoryKeyring(alice, bob), KeyServers(one=other.armored()), list[str]()
+    keys = Keys(keyring, servers, CLOCK, count=counted.append)  # type: ignore[arg-type]
+    for _ in range(3):
+        addressee = keys.find(BOB, OFFER)
+        assert addressee.certificate == bob
+        keys.refresh(BOB, OFFER)
+    assert counted == ["keys changed"]
+    [change] = keyring.changes
+    assert (change.address, change.certificate) == (BOB, other)
+    assert caplog.text.count("key changed") == 1
+    assert bob.fingerprint in caplog.text
+    assert other.fingerprint in caplog.text
+    servers.answers["one"] = bob.armored()
+    keys.refresh(BOB, OFFER)
+    assert list(keyring.changes) == [], "the key server has the old one again"
+
+
+def test_an_unusable_key_and_another_at_the_server_are_named_together(alice: Identity) -> None:
+    key = make_key("<bob@beta.example>")
+    first, *others = [bytes(found) for found in packets_of(public(key))]
+    revocation = bytes(key.extract_certificate().revoke(key.certifier()))
+    revoked = Certificate.parse(b"".join([first, revocation, *others]))
+    other = person(BOB).certificate
+    keyring, servers = MemoryKeyring(alice, revoked), KeyServers(one=other.armored())
+    with pytest.raises(TemporaryError) as caught:
+        Keys(keyring, servers, CLOCK).find(BOB, OFFER)  # type: ignore[arg-type]
+    for words in (revoked.fingerprint, "has been revoked", other.fingerprint, "stubmail keys accept bob@beta.example"):
+        assert words in caught.value.text
+    assert keyring.certificates == [revoked]
+
+
+def test_a_correspondent_s_key_server_is_asked_again_once_a_day(alice: Identity, bob: Certificate) -> None:
+    clock = Clock()
+    keys = Keys(MemoryKeyring(alice, bob), KeyServers(), clock)  # type: ignore[arg-type]
+    addressee = keys.find(BOB, OFFER)
+    assert [keys.is_due(addressee) for _ in range(3)] == [True, False, False]
+    clock.now += REFRESH_SECONDS - 1
+    assert not keys.is_due(addressee)
+    clock.now += 1
+    assert keys.is_due(addressee)
+    never = Keys(MemoryKeyring(alice, bob), KeyServers(), clock, refresh_seconds=0)  # type: ignore[arg-type]
+    assert not never.is_due(addressee)
+
+
+def test_one_that_was_just_fetched_is_not_due(alice: Identity, bob: Certificate) -> None:
+    keys = Keys(MemoryKeyring(alice), KeyServers(one=bob.armored()), CLOCK)  # type: ignore[arg-type]
+    assert not keys.is_due(keys.find(BOB, OFFER))
+
+
+@pytest.mark.parametrize("answer", [404, 500, b"rubbish", TemporaryError("4.4.1", "refused")])
+def test_a_key_server_that_says_nothing_useful_changes_nothing(
+    alice: Identity, bob: Certificate, answer: object
+) -> None:
+    keyring = MemoryKeyring(alice, bob)
+    keys = Keys(keyring, KeyServers(one=answer, two=answer), CLOCK)  # type: ignore[arg-type]
+    keys.refresh(BOB, OFFER)
+    assert keys.find(BOB, OFFER).certificate == bob
+    assert list(keyring.changes) == []
+
+
+def test_a_recipient_without_a_key_gets_advice(alice: Identity) -> None:
+    with pytest.raises(TemporaryError, match=r"ask bob@beta\.example to publish one there, or import it"):
+        Keys(MemoryKeyring(alice), KeyServers(), CLOCK).find(TAGGED, OFFER)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("written", ["bjørn@blåbær.example", "BJØRN@xn--blbr-roah.example", "Bjørn+nå@BLÅBÆR.example"])
+@pytest.mark.parametrize("user_id", ["Bjørn <bjørn@blåbær.example>", "<Bjørn@xn--blbr-roah.example>"])
+def test_addresses_beyond_ascii_are_found_however_they_are_written(alice: Identity, written: str, user_id: str) -> None:
+    certificate = Certificate.parse(public(make_key(user_id)))
+    servers = KeyServers(one=lambda path: certificate.armored() if "%2B" not in path else 404)
+    found = Keys(MemoryKeyring(alice), servers, CLOCK).find(Address.parse(written), OFFER)  # type: ignore[arg-type]
+    assert (found.certificate, found.address.key) == (certificate, "bjørn@xn--blbr-roah.example")
+    assert {question for _, question in servers.asked} <= {
+        f"{name}@xn--blbr-roah.example" for name in ("bj%C3%B8rn", "BJ%C3%98RN", "Bj%C3%B8rn", "Bj%C3%B8rn%2Bn%C3%A5")
+    }
