@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= auto
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -19,15 +20,15 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: $(STAMP) ## mail crosses two domains on loopback, no Docker, no root (KEEP=1 stays up)
 	@$(BIN)/stubmail demo $(if $(KEEP),--keep)
 
-test: $(STAMP) ## every test that needs no Docker
-	$(BIN)/pytest --ignore=tests/e2e
+test: $(STAMP) ## every test that needs no Docker (JOBS=1: one after the other)
+	$(BIN)/pytest -n $(JOBS) --ignore=tests/e2e
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not postgresql" tests/unit tests/dialogs
+	$(BIN)/pytest -q -n $(JOBS) -m "not postgresql" tests/unit tests/dialogs
 
 up: ## start the compose network and wait until it is healthy (SCALE=1: alpha's store as three replicas)
 	docker compose $(if $(SCALE),-f docker-compose.yml -f compose.scale.yaml )up --build --wait
