@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from services.post_manager.storage import contents, mailbox
-from services.post_manager.storage.contents import BATCH, CHUNK
+from services.post_manager.storage.contents import CHUNK
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.mailbox import Stored
 from stubmail.frames import ABSENT, CONTENT, LAST, WITHDRAWN, Frame
 
 LOOK_UP = 100  # posts looked up at once
+BATCH = 131_072  # octets of small bodies read at once: all threads may do so at the same time
 PIECE = 65_536  # small frames are put together until they have so many octets
 
 Wanted = tuple[bytes, int]  # a post id, and the offset to begin at
