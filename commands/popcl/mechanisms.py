@@ -121,7 +121,7 @@ class Scram:
 
 def _prepared(text: str) -> str:
     try:
-        return saslprep(text)
+        return saslprep(text, stored=True)
     except PrepError:
         return text  # whatever the server makes of it
 

@@ -164,10 +164,11 @@ class OutDir:
             descriptor = os.open(name, flags, dir_fd=self._descriptor)
         except OSError:
             return False  # a symbolic link, or not to be read: at any rate it is not surely the same
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != draft.size:
+            os.close(descriptor)
+            return False
         with os.fdopen(descriptor, "rb") as present:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != draft.size:
-                return False
             draft.file.seek(0)
             while piece := present.read(PIECE):
                 if piece != draft.file.read(len(piece)):
