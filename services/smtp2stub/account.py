@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from services.smtp2stub.keys import Keys
+from services.smtp2stub.keys import REFRESH_SECONDS, Keys
 from services.smtp2stub.sealing import Destination, seal
 from stubmail.discovery import Resolver, Store
 from stubmail.dsn import MAX_HEADER, quotable
@@ -67,13 +67,17 @@ class Account:
         clock: Callable[[], float],
         store: Store | None = None,
         sent: Path | None = None,
+        *,
+        refresh_seconds: float = REFRESH_SECONDS,
+        count: Callable[[str], None] = lambda name: None,
     ) -> None:
         """Use the store ``store``, or the one that the domain's DNS records name, and note in the directory ``sent``
-        what was stored. Raises PermanentError 5.3.5 for a user without an address."""
+        what was stored; ``refresh_seconds`` and ``count`` are those of Keys. Raises PermanentError 5.3.5 for a user
+        without an address."""
         if user.address is None:
             raise PermanentError("5.3.5", f"the account {user.name} has no address")
         self.address = user.address
-        self.keys = Keys(keyring, http, clock)
+        self.keys = Keys(keyring, http, clock, refresh_seconds=refresh_seconds, count=count)
         self._user = user
         self._keyring = keyring
         self._resolver = resolver

@@ -79,6 +79,12 @@ FAMILIES: tuple[Family, ...] = (
         ("route", "outcome"),
         {(route, outcome): f"{route} {outcome}" for route in (*ROUTES, NO_ROUTE) for outcome in OUTCOMES},
     ),
+    Count(
+        "stubmail_gateway_keys",
+        "Correspondents' keys: imported; renewed or revoked; another one seen at the key server, and not used",
+        {happening: f"keys {happening}" for happening in ("imported", "updated", "changed")},
+        "event",
+    ),
     Count("stubmail_gateway_notices", "Notices (DSNs) put into senders' maildrops", {"": "notices"}),
     Count("stubmail_gateway_faults", "Times that work on a message broke off for a fault of our own", {"": "faults"}),
     DURATIONS,

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -64,6 +65,8 @@ class _Process:
         self._users = load_users(options.users)
         self._policies = self._load_policies()
         self._accounts: dict[str, Account] = {}
+        self._destinations: Destinations | None = None
+        self._count: Callable[[str], None] = lambda name: None
 
     async def run(self) -> None:
         queue = Queue(self._options.spool)
@@ -74,6 +77,7 @@ class _Process:
             resources.callback(bell.close)
             counters = Counters(queue.root)
             resources.callback(counters.close)
+            self._count = counters.add
             courier = self._courier(queue, counters, resources)
             courier.recover()
             loop = asyncio.get_running_loop()
@@ -99,6 +103,8 @@ class _Process:
                 event(_log, "stopped", reason="with attempts under way")
                 os._exit(os.EX_OK)
             event(_log, "stopped", **counters.snapshot())
+            if self._destinations is not None and not self._destinations.is_idle:
+                os._exit(os.EX_OK)  # nobody waits any more for what these threads ask
 
     def _courier(self, queue: Queue, counters: Counters, resources: ExitStack) -> Courier:
         options = self._options
@@ -112,7 +118,7 @@ class _Process:
                 (1, "notices"),
             )
         )
-        destinations = Destinations(
+        destinations = self._destinations = Destinations(
             self._resolver,
             KnownDomains(options.spool / DIRECTORY),
             lambda recipient: self._policies.of(recipient),
@@ -141,8 +147,17 @@ class _Process:
             if user.gnupghome is None:
                 raise PermanentError("5.3.5", f"the account {name} has no gnupghome")
             keyring = Keyring(user.gnupghome)
-            sent = self._options.sent_directory
-            self._accounts[name] = Account(user, keyring, self._resolver, self._http, time.time, self._store, sent)
+            self._accounts[name] = Account(
+                user,
+                keyring,
+                self._resolver,
+                self._http,
+                time.time,
+                self._store,
+                self._options.sent_directory,
+                refresh_seconds=self._options.key_refresh_hours * HOUR,
+                count=self._count,
+            )
         return self._accounts[name]
 
     def _relay(self) -> Relay | None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from services.smtp2stub.account import Account
@@ -16,6 +17,7 @@ from stubmail.log import event
 from stubmail.routing import Policy, Route, decide
 
 PATIENCE = 3.0  # seconds; the recipients whose domain takes longer are served at a later attempt, the others now
+MAX_REFRESHES = 4  # keys of which news are asked for at the same time
 PER_DOMAIN = 2  # lookups for one domain at the same time
 FAILURE_SECONDS = 4.0  # for which a domain that could not be looked up is not asked again; under the first retry delay
 
@@ -60,6 +62,7 @@ class Destinations:
         self._gates: dict[str, _Gate] = {}
         self._failures: dict[str, tuple[float, TemporaryError]] = {}
         self._lookups: set[asyncio.Task[Mapping[Address, Found]]] = set()
+        self._refreshes: set[asyncio.Future[None]] = set()
 
     async def find(self, account: Account | StubmailError, recipients: Sequence[Address]) -> dict[Address, Found]:
         """Return what was found for each recipient; never raises for what a domain does.
@@ -80,6 +83,11 @@ class Destinations:
     def forget_failures(self) -> None:
         """Ask again at once, also those domains that have just failed."""
         self._failures.clear()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no thread asks anything; one that does may have to wait for its answer for long."""
+        return not self._lookups and not self._refreshes
 
     async def _find_by_domain(
         self, account: Account | StubmailError, by_domain: Mapping[str, Sequence[Address]]
@@ -109,13 +117,16 @@ class Destinations:
                 if failure := self._recent_failure(domain):
                     return dict.fromkeys(recipients, failure)
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._threads, self._ask, account, domain, recipients)
+                found = await loop.run_in_executor(self._threads, self._ask, account, domain, recipients)
+            if isinstance(account, Account):
+                self._refresh(account, [way for way in found.values() if isinstance(way, Addressee)])
+            return found
         except StubmailError as error:
             if isinstance(error, TemporaryError):
                 self._failures[domain] = (self._clock() + FAILURE_SECONDS, error)
             return dict.fromkeys(recipients, error)
         except OSError as error:
-            event(_log, "failed", level=logging.ERROR, reason=f"the memory of domains fails for {domain}: {error}")
+            event(_log, "failed", level=logging.ERROR, reason=f"for {domain}: {error}")
             return dict.fromkeys(recipients, TemporaryError("4.3.0", "the gateway's disk cannot be written"))
         finally:
             gate.users -= 1
@@ -144,6 +155,26 @@ class Destinations:
                 except StubmailError as error:
                     found[recipient] = error
         return found
+
+    def _refresh(self, account: Account, addressees: Sequence[Addressee]) -> None:
+        """Ask for news of keys that are due, without anybody waiting for it; when there are too many, another time."""
+        loop = asyncio.get_running_loop()
+        for addressee in addressees:
+            if len(self._refreshes) < MAX_REFRESHES and account.keys.is_due(addressee):
+                task = loop.run_in_executor(self._threads, self._ask_again, account, addressee.address)
+                self._refreshes.add(task)
+                task.add_done_callback(self._refreshed)
+
+    def _refreshed(self, task: "asyncio.Future[None]") -> None:
+        self._refreshes.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            event(_log, "failed", level=logging.ERROR, error=repr(error))
+
+    def _ask_again(self, account: Account, address: Address) -> None:
+        """In a thread; fails quietly, the domain's records may be gone in the meantime."""
+        with suppress(StubmailError):
+            if (offer := self._resolver.discover(address.domain)) is not None:
+                account.keys.refresh(address, offer)
 
     def _route(self, recipient: Address, *, offered: bool, remembered: bool) -> Route | StubmailError:
         try:

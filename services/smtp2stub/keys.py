@@ -19,7 +19,6 @@ from stubmail.openpgp import Certificate
 REFRESH_SECONDS = 86_400.0  # after which a correspondent's key server is asked again
 UNUSABLE_SECONDS = 300.0  # the same, for a key that has expired or been revoked: mail waits for a new one
 MAX_ASKED = 10_000  # addresses of which it is known when they were asked for
-COUNTED = ("keys imported", "keys updated", "keys changed")  # what ``count`` is told of
 
 _PROBLEMS = {
     "revoked": "has been revoked",
@@ -53,7 +52,7 @@ class Keys:
         refresh_seconds: float = REFRESH_SECONDS,
         count: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """``refresh_seconds``: how often ``is_due``, 0 for never; ``count`` is called with a name of COUNTED."""
+        """``refresh_seconds``: how often ``is_due``, 0 for never; ``count`` is called with the counter's name."""
         self._keyring = keyring
         self._http = http
         self._clock = clock

@@ -38,6 +38,9 @@ class Smtp2stub:
     failure_delay_longest: float = setting(5.0, "the longest such delay, in seconds")
     policy: str = setting("prefer", "stub mail: require (nothing else), prefer, or never")
     policies: Path | None = setting(None, "a file of exceptions: lines of user@domain, domain or .domain, and a policy")
+    key_refresh_hours: float = setting(
+        24.0, "after how many hours a correspondent's key server is asked again for news of his key; 0: never"
+    )
     store: str = setting("", "URL of our own domain's store; default: the one that its DNS records name")
     smarthost: str = setting("", "HOST:PORT of the SMTP server for mail to domains without stub mail; empty: refuse it")
     smarthost_tls: str = setting("starttls", "none, starttls or tls; with the latter two its certificate is verified")
@@ -78,8 +81,9 @@ class Smtp2stub:
                 raise ConfigError(f"[smtp2stub] {name} must be 1 or more")
         if self.recipient_limit > MAX_RECIPIENTS:
             raise ConfigError(f"[smtp2stub] recipient_limit must be {MAX_RECIPIENTS} or less")
-        if self.delay_notice_hours < 0:
-            raise ConfigError("[smtp2stub] delay_notice_hours must be 0 or more")
+        for name in ("delay_notice_hours", "key_refresh_hours"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"[smtp2stub] {name} must be 0 or more")
         for name in ("timeout_seconds", "retry_min_seconds", "retry_max_seconds", "queue_lifetime_days"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"[smtp2stub] {name} must be more than 0")

@@ -15,6 +15,7 @@ from stubmail.store_answers import Result
 from stubmail.store_client import NewPost
 from stubmail.users import User
 from tests.support.gateway import ALICE, NOW
+from tests.support.key_servers import KeyServers
 from tests.support.keys import make_identity, make_key
 
 STORE = Store("post.alpha.example", 8080, "post_manager")
@@ -142,7 +143,8 @@ class MemoryAccount(Account):
         http: Any = None,
         sent: Path | None = None,
     ) -> None:
-        super().__init__(User("alice", ALICE), keyring, resolver, http, lambda: NOW, None, sent)  # type: ignore[arg-type]
+        user = User("alice", ALICE)
+        super().__init__(user, keyring, resolver, http or KeyServers(), lambda: NOW, None, sent)  # type: ignore[arg-type]
         self.keyring = keyring
         self.resolver = resolver
         self.memory = store

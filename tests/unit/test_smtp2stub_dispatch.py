@@ -21,6 +21,7 @@ from stubmail.policies import Policies, parse_policies
 from stubmail.queue import Item, Outcome, Progress, Queue, State
 from stubmail.routing import Policy
 from tests.support.gateway import ALICE, BOB, CAROL, MESSAGE, Clock, accept, make_item, make_queue
+from tests.support.key_servers import KeyServers
 from tests.support.posting import STORE, MemoryAccount, MemoryKeyring, MemoryResolver, MemoryStore, offer, person
 from tests.support.waiting import eventually
 
@@ -232,6 +233,35 @@ def test_a_recipient_without_a_key_waits_alone(make: Make) -> None:
     run(story)
 
 
+def test_news_of_a_key_is_asked_for_without_anybody_waiting(make: Make) -> None:
+    world = make()
+    assert isinstance(world.account, MemoryAccount)
+    other, release, asked = person(BOB).certificate, threading.Event(), list[str]()
+
+    def slow(search: str) -> bytes:
+        asked.append(search)
+        assert release.wait(20)
+        return other.armored()
+
+    servers = KeyServers(keys=slow)
+    keyring = MemoryKeyring(ALICE_KEY, *CERTIFICATES)
+    world.account = MemoryAccount(keyring, world.resolver, world.store, http=servers)
+
+    async def story() -> None:
+        assert await world.attempt(1, BOB) == [DONE]
+        assert await world.attempt(2, BOB) == [DONE]
+        await eventually(lambda: bool(asked))
+        assert not world.destinations.is_idle
+        release.set()
+        await eventually(lambda: world.destinations.is_idle)
+        assert await world.attempt(3, BOB) == [DONE]
+
+    run(story)
+    assert asked == ["bob@beta.example"]
+    assert [change.certificate for change in keyring.changes] == [other]
+    assert {post.to for post in world.store.posts.values()} == {CERTIFICATES[0].fingerprint}
+
+
 def test_an_account_that_does_not_work_keeps_its_stub_mail_waiting(make: Make) -> None:
     world = make()
     world.account = Exit(69, "gpg is missing")
@@ -317,7 +347,7 @@ def test_messages_that_come_while_the_store_works_go_together(make: Make) -> Non
         first = asyncio.create_task(world.attempt(0, BOB))
         await eventually(lambda: "alpha.example" in world.resolver.asked)
         others = [asyncio.create_task(world.attempt(number, BOB)) for number in range(1, 20)]
-        await eventually(lambda: world.resolver.asked.count("beta.example") == 20)
+        await eventually(lambda: world.resolver.asked.count("beta.example") == 21)  # once for news of the key
         await asyncio.sleep(0)
         release.set()
         assert await asyncio.gather(first, *others) == [[DONE]] * 20
