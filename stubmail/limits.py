@@ -79,6 +79,10 @@ class FailureDelays:
             self._failures.popitem(last=False)
         return min(self._longest, self._first * 2 ** min(count, 64.0))
 
+    def failures(self, name: str, now: float) -> float:
+        """Return how many failures count at this moment."""
+        return self._count(name, now)
+
     def _count(self, name: str, now: float) -> float:
         count, then = self._failures.get(name, (0.0, now))
         return count * math.pow(0.5, max(0.0, now - then) / self._forget)

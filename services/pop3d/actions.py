@@ -1,7 +1,7 @@
 """What a session asks of the outside world, and what it is told of its maildrop; no I/O here."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -25,7 +25,37 @@ class Login:
     """Find out whether these credentials open a maildrop, then call ``accept`` or ``refuse``."""
 
     name: bytes
-    password: bytes
+    password: bytes = field(repr=False)
+    mechanism: str = "USER"
+
+
+@dataclass(frozen=True, slots=True)
+class DigestLogin:
+    """As Login, with a digest of the challenge and the password: APOP (RFC 1939 §7) or CRAM-MD5 (RFC 2195)."""
+
+    name: bytes
+    challenge: bytes
+    digest: bytes
+    mechanism: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScramLogin:
+    """As Login, after SCRAM: ``proven`` says whether the client knew the password."""
+
+    name: bytes
+    proven: bool
+    mechanism: str
+
+
+Credentials = Login | DigestLogin | ScramLogin
+
+
+@dataclass(frozen=True, slots=True)
+class FindKeys:
+    """Find what is kept for SCRAM under this name, which may be nobody's, then call ``keys_found`` or ``refuse``."""
+
+    name: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +74,15 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Remove these messages, unlock the maildrop, then call ``committed``."""
+    """Remove messages, unlock the maildrop, then call ``committed``.
+
+    ``numbers`` were marked. ``retrieved`` may not stay, if they have really been sent; with ``expire`` above 0, nor may
+    those that came more than so many days ago (EXPIRE, RFC 2449 §6.7).
+    """
 
     numbers: list[int]
+    retrieved: list[int] = field(default_factory=list)
+    expire: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +92,7 @@ class Close:
     reason: str
 
 
-Action = Login | StartTls | Retrieve | Commit | Close
+Action = Credentials | FindKeys | StartTls | Retrieve | Commit | Close
 Outcome = bytes | Action | Iterator[bytes]  # of a command: a reply, something to do, or a reply in pieces
 
 
@@ -64,6 +100,7 @@ Outcome = bytes | Action | Iterator[bytes]  # of a command: a reply, something t
 class Statistics:
     """What a session found and did, for its line in the log; octets as announced, before byte-stuffing."""
 
+    mechanism: str = ""
     messages: int = 0
     octets: int = 0
     retrieved: int = 0

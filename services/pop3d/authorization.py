@@ -2,50 +2,98 @@
 
 from collections.abc import Callable, Mapping
 
-from services.pop3d.actions import Login, Outcome, StartTls
-from services.pop3d.sasl import SaslError, parse_plain
+from services.pop3d.actions import DigestLogin, Login, Outcome, StartTls
+from services.pop3d.sasl import (
+    CramMd5,
+    Mechanism,
+    Plain,
+    SaslError,
+    Scram,
+    UserAndPassword,
+    format_challenge,
+    parse_response,
+)
+from services.pop3d.terms import Terms
 from services.pop3d.wire import WireError, ok, parse_numbers
+from stubmail.scram import Exchange, Keys
+
+SCRAM, SCRAM_PLUS, CRAM_MD5 = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "CRAM-MD5"
+IN_THE_CLEAR = ("PLAIN", "LOGIN")  # mechanisms that send the password
 
 
 class Authorization:
-    """What was said so far; ``forget`` when TLS begins.
+    """What was said so far.
 
-    ``encrypted``: TLS is already on. ``tls_offered``: the caller can carry out StartTls. ``plain_allowed``: this client
-    may log in without TLS.
+    ``fresh`` returns printable ASCII that was never used and cannot be guessed; ``binding`` the TLS channel's data for
+    a type of channel binding (RFC 5929), nothing for one that it does not have.
     """
 
-    __slots__ = ("_name", "_plain_allowed", "encrypted", "exchanging", "tls_offered")
+    __slots__ = ("_binding", "_fresh", "_mechanism", "_name", "_terms", "encrypted", "timestamp", "utf8")
 
-    def __init__(self, *, encrypted: bool, tls_offered: bool, plain_allowed: bool) -> None:
-        self.encrypted = encrypted
-        self.tls_offered = tls_offered
-        self._plain_allowed = plain_allowed
+    def __init__(
+        self, terms: Terms, encrypted: bool, fresh: Callable[[], str], binding: Callable[[str], bytes]
+    ) -> None:
+        self._terms = terms
+        self._fresh = fresh
+        self._binding = binding
         self._name: bytes | None = None
-        self.exchanging = False
+        self._mechanism: Mechanism | None = None
+        self.encrypted = encrypted
+        self.timestamp = self._unique() if terms.challenges else ""
+        """For the greeting; with it APOP is offered (RFC 1939 §7)."""
+        self.utf8 = False
+
+    @property
+    def exchanging(self) -> bool:
         """Whether the next line is a response of a SASL exchange, no command."""
+        return self._mechanism is not None
 
     @property
     def login_allowed(self) -> bool:
         """Whether passwords are taken on this connection as it is."""
-        return self.encrypted or self._plain_allowed
+        return self.encrypted or self._terms.plain_allowed
+
+    @property
+    def mechanisms(self) -> list[str]:
+        """What may be announced, the best first (RFC 5034 §6)."""
+        names = list(self._terms.mechanisms)
+        if SCRAM in names and self.encrypted:
+            names.insert(0, SCRAM_PLUS)
+        return [*names, *(IN_THE_CLEAR if self.login_allowed else ())]
 
     def tls_started(self) -> None:
         """Go on under TLS, with everything forgotten that the client said before (RFC 2595 §4)."""
         self.encrypted = True
+        self.utf8 = False
         self._name = None
 
     def respond(self, line: bytes) -> Outcome:
         """Take a response of a SASL exchange. Raises WireError."""
-        self.exchanging = False
+        mechanism, self._mechanism = self._mechanism, None
+        assert mechanism is not None
         try:
-            name, password = parse_plain(line)
+            step = mechanism.respond(parse_response(line))
         except SaslError as error:
             raise WireError(str(error)) from None
-        return Login(name, password)
+        self._mechanism = mechanism if isinstance(mechanism, Scram) or isinstance(step, bytes) else None
+        return format_challenge(step) if isinstance(step, bytes) else step
+
+    def keys_found(self, keys: Keys) -> bytes:
+        """Go on with SCRAM."""
+        assert isinstance(self._mechanism, Scram)
+        return format_challenge(self._mechanism.keys_found(keys))
+
+    def decided(self) -> None:
+        """A login was accepted or refused: the exchange is over."""
+        self._mechanism = None
+
+    def _unique(self) -> str:
+        return f"<{self._fresh()}@stubmail>"  # RFC 1939 §7: in the form of a msg-id
 
     def _require_login_allowed(self) -> None:
         if not self.login_allowed:
-            raise WireError("Passwords are taken under TLS only" + (", say STLS first" if self.tls_offered else ""))
+            offer = ", say STLS first" if self._terms.tls_offered else ""
+            raise WireError(f"Passwords are taken under TLS only{offer}")
 
     def _user(self, argument: bytes) -> Outcome:
         self._require_login_allowed()
@@ -62,29 +110,63 @@ class Authorization:
             raise WireError("Send USER first")
         return Login(name, argument)  # all of it: a password may hold spaces, RFC 1939 §7
 
-    def _auth(self, argument: bytes) -> Outcome:
-        mechanism, space, initial = argument.partition(b" ")
-        if not argument:
-            return ok("mechanisms follow") + (b"PLAIN\r\n" if self.login_allowed else b"") + b".\r\n"
-        self._require_login_allowed()
+    def _apop(self, argument: bytes) -> Outcome:
         self._name = None
-        if mechanism.upper() != b"PLAIN":
-            raise WireError("Unknown authentication mechanism")
-        if space:
-            return self.respond(b"" if initial == b"=" else initial)
-        self.exchanging = True
-        return b"+ \r\n"
+        if not self.timestamp:
+            raise WireError("APOP is not available")
+        name, space, digest = argument.rpartition(b" ")
+        if not space or not name:
+            raise WireError("APOP needs a name and a digest")
+        return DigestLogin(name, self.timestamp.encode(), digest, "APOP")
+
+    def _auth(self, argument: bytes) -> Outcome:
+        name, space, initial = argument.partition(b" ")
+        if not name:
+            listing = "".join(f"{mechanism}\r\n" for mechanism in self.mechanisms)
+            return ok("mechanisms follow") + listing.encode() + b".\r\n"
+        self._name = None
+        mechanism = self._choose(name.upper())
+        self._mechanism = mechanism
+        if not space:
+            return format_challenge(mechanism.challenge)
+        if not mechanism.takes_initial:
+            self._mechanism = None
+            raise WireError("This mechanism takes no initial response")
+        return self.respond(b"" if initial == b"=" else initial)
+
+    def _choose(self, name: bytes) -> Mechanism:
+        """Return a new exchange of the mechanism with this name. Raises WireError."""
+        plus = name == SCRAM_PLUS.encode()
+        if name == SCRAM.encode() or (plus and self.encrypted):
+            exchange = Exchange(
+                self._fresh().encode(), self._binding, plus=plus, plus_offered=SCRAM_PLUS in self.mechanisms
+            )
+            return Scram(exchange, name.decode())
+        if name == CRAM_MD5.encode() and self._terms.challenges:
+            return CramMd5(self._unique().encode())
+        if name in (b"PLAIN", b"LOGIN"):
+            self._require_login_allowed()
+            return Plain() if name == b"PLAIN" else UserAndPassword()
+        raise WireError("Unknown authentication mechanism")
 
     def _stls(self, argument: bytes) -> Outcome:
         parse_numbers(argument, 0, 0)
-        if self.encrypted or not self.tls_offered:
+        if self.encrypted or not self._terms.tls_offered:
             raise WireError("TLS is already on" if self.encrypted else "TLS is not available")
         return StartTls()
+
+    def _utf8(self, argument: bytes) -> Outcome:
+        """RFC 6856 §2: messages go out octet for octet in both modes, so that the mode changes nothing else."""
+        parse_numbers(argument, 0, 0)
+        self.utf8 = True
+        return ok("UTF-8 it is")
 
 
 COMMANDS: Mapping[bytes, Callable[[Authorization, bytes], Outcome]] = {
     b"USER": Authorization._user,
     b"PASS": Authorization._pass,
+    b"APOP": Authorization._apop,
     b"AUTH": Authorization._auth,
     b"STLS": Authorization._stls,
+    b"UTF8": Authorization._utf8,
 }

@@ -38,6 +38,10 @@ class Channel:
         """Whether TLS has begun but nothing can be sent under it yet."""
         return self._tls is not None and not self._tls.established
 
+    def binding(self, kind: str) -> bytes:
+        """Return the TLS channel's data for a type of channel binding; nothing when there is none."""
+        return self._tls.binding(kind) if self._tls is not None else b""
+
     @property
     def ended(self) -> bool:
         """Whether the client has said, in TLS, that nothing more will follow."""

@@ -19,6 +19,7 @@ from stubmail.log import event
 MAX_PENDING = 65_536  # octets of commands that wait; then the client is not read until they are fewer
 TURN = 64  # actions of one session before the others have theirs
 TURN_OCTETS = 32_768  # and so many octets of replies
+NONCE_SIZE = 18  # octets of chance in each challenge
 REST = 0.001  # seconds between turns while others have work done in threads
 
 logger = logging.getLogger("pop3d")
@@ -49,9 +50,10 @@ class Connection(asyncio.Protocol):
         self._made = self._loop.time()
         self._deadlines = Deadlines(self._host.patience, self._made)
         self._session = Session(
+            self._host.terms(self.local),
             encrypted=self._implicit_tls,
-            tls_offered=self._host.tls is not None,
-            plain_allowed=self._host.allows_plain(self.local),
+            fresh=lambda: secrets.token_urlsafe(NONCE_SIZE),
+            binding=self._channel.binding,
         )
         self._errands = Errands(self._host, self, self._session)
         self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
@@ -252,6 +254,7 @@ class Connection(asyncio.Protocol):
             "ended",
             self.id,
             user=self._errands.user or None,
+            mechanism=statistics.mechanism or None,
             address=self.address,
             tls=self._session.encrypted,
             reason=self._reason or "connection lost",

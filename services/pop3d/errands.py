@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
-from services.pop3d.actions import Action, Commit, Login, Retrieve
+from services.pop3d.actions import Action, Commit, Credentials, FindKeys, Retrieve
 from services.pop3d.host import Host
 from services.pop3d.login import Attempt, Refused
 from services.pop3d.maildrop import Maildrop
@@ -14,6 +16,7 @@ from services.pop3d.session import Session
 from stubmail.errors import StubmailError
 from stubmail.log import event
 
+DAY = 86_400  # seconds
 RUN = 64  # pipelined retrievals that are read together
 
 logger = logging.getLogger("pop3d")
@@ -75,15 +78,17 @@ class Errands:
             return self._reader.cached(action) or action
         return action
 
-    def begin(self, action: Login | Retrieve | Commit) -> None:
+    def begin(self, action: Credentials | FindKeys | Retrieve | Commit) -> None:
         """Do what takes time; meanwhile the session waits."""
         match action:
-            case Login():
-                self._start(self._login(action))
+            case FindKeys():
+                self._start(self._find_keys(action))
             case Retrieve():
                 self._start(self._retrieve(self._run(action)))
             case Commit():
                 self._start(self._commit(action))
+            case _:
+                self._start(self._login(action))
 
     def cancel(self) -> None:
         """Wait no longer for a login."""
@@ -117,11 +122,22 @@ class Errands:
                 logger.error("a defect", exc_info=error)
         self._client.errand_done(error is not None)
 
-    async def _login(self, action: Login) -> None:
+    def _attempt(self) -> Attempt:
         client = self._client
-        attempt = Attempt(action, client.id, client.address, client.network, lambda: client.lost)
+        return Attempt(client.id, client.address, client.network, lambda: client.lost)
+
+    async def _find_keys(self, action: FindKeys) -> None:
         try:
-            user, maildrop = await self._host.door.login(attempt)
+            keys = await self._host.door.keys(self._attempt(), action.name)
+        except Refused as refusal:
+            self._session.refuse(refusal.code, refusal.text)
+        else:
+            self._session.keys_found(keys)
+
+    async def _login(self, credentials: Credentials) -> None:
+        client = self._client
+        try:
+            user, maildrop = await self._host.door.login(self._attempt(), credentials)
         except Refused as refusal:
             self._session.refuse(refusal.code, refusal.text)
             return
@@ -150,23 +166,29 @@ class Errands:
 
     async def _commit(self, action: Commit) -> None:
         assert self._maildrop is not None
+        assert self._reader is not None
+        sent = set(action.retrieved) - self._reader.failed
         maildrop, self._maildrop, self._reader = self._maildrop, None, None
         try:
-            await self._loop.run_in_executor(self._host.mail, _update, maildrop, action.numbers)
+            update = partial(_update, maildrop, sent.union(action.numbers), action.expire)
+            count = await self._loop.run_in_executor(self._host.mail, update)
         except (StubmailError, OSError) as error:
             event(logger, "failed", self._client.id, logging.ERROR, user=self.user, what="deletion", reason=error)
-            self._session.committed(False)
+            self._session.committed(None)
         else:
-            self._session.committed(True)
+            self._session.committed(count)
 
     async def _unlock(self, maildrop: Maildrop) -> None:
         await self._loop.run_in_executor(self._host.mail, maildrop.close)
 
 
-def _update(maildrop: Maildrop, numbers: list[int]) -> None:
-    """Enter the UPDATE state: remove the marked messages, and unlock the maildrop in any case (RFC 1939 §6)."""
+def _update(maildrop: Maildrop, numbers: set[int], expire: int) -> int:
+    """Enter the UPDATE state: remove messages, and unlock the maildrop in any case (RFC 1939 §6); returns how many."""
     try:
+        if expire:
+            numbers = numbers.union(maildrop.older(time.time() - expire * DAY))
         if numbers:
-            maildrop.commit(numbers)
+            maildrop.commit(sorted(numbers))
+        return len(numbers)
     finally:
         maildrop.close()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from services.pop3d.login import Door
 from services.pop3d.patience import Patience
+from services.pop3d.terms import Terms
 
 if TYPE_CHECKING:
     from services.pop3d.connection import Connection
@@ -27,8 +28,8 @@ class Host(Protocol):
     def tls(self) -> ssl.SSLContext | None:
         """The certificate in use now, for new TLS sessions; None when there is none."""
 
-    def allows_plain(self, local: bool) -> bool:
-        """Tell whether a client, on this machine or another, may log in without TLS."""
+    def terms(self, local: bool) -> Terms:
+        """Return the terms for a new session of a client on this machine, or another."""
 
     def enter(self, connection: "Connection") -> str:
         """Count a new connection; returns why it cannot stay, or an empty text."""

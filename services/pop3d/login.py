@@ -1,21 +1,27 @@
 """From credentials to an open maildrop: passwords checked off the event loop, wrong ones made to wait."""
 
 import asyncio
+import hashlib
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from services.pop3d.actions import Login
+from services.pop3d.actions import Credentials
 from services.pop3d.maildrop import InUse, Maildrop
+from services.pop3d.verifier import Verifier
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.limits import FailureDelays
 from stubmail.log import event
+from stubmail.scram import Keys
 from stubmail.users import User, Users
 
 PARALLEL = 8  # attempts of one network that are checked or pay their delay at the same time
 QUEUE = 64  # attempts of one network that wait for their turn
+ALARM = 10  # failures in short time of one network, or with one name, are logged as an attack
 IN_USE_TRIES = 10  # a client that lost its connection comes back before its end is noticed here
 IN_USE_PAUSE = 0.05  # seconds
 
@@ -41,13 +47,24 @@ class _Turns:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One login: the credentials, the session's id for the log, its peer, and whether that is still there."""
+    """Who tries to log in: the session's id for the log, its peer, and whether that is gone."""
 
-    credentials: Login
     session: str
     address: str
     network: str
     gone: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What logging in costs. ``by_network`` and ``by_user`` delay wrong passwords: whoever has failed more often waits.
+
+    ``login_delay``: seconds between two logins of one user (RFC 2449 §6.5).
+    """
+
+    by_network: FailureDelays
+    by_user: FailureDelays
+    login_delay: float = 0.0
 
 
 class Door:
@@ -60,33 +77,39 @@ class Door:
     def __init__(
         self,
         users: Users,
-        delays: FailureDelays,
+        rules: Rules,
         passwords: Executor,
         mail: Executor,
         open_maildrop: Callable[[str], Maildrop],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.users = users
+        self.verifier = Verifier(users)
+        self._rules = rules
         self._open_maildrop = open_maildrop
         self._sleep = sleep
-        self._delays = delays
         self._passwords = passwords
         self._mail = mail
         self._turns: dict[str, _Turns] = {}
+        self._logins: dict[str, float] = {}  # when each user logged in last, if that matters
 
-    async def login(self, attempt: Attempt) -> tuple[User, Maildrop]:
+    async def keys(self, attempt: Attempt, name: bytes) -> Keys:
+        """Return what SCRAM needs of this name, whether or not there is such a user. Raises Refused."""
+        async with self._turn(attempt):
+            return await asyncio.get_running_loop().run_in_executor(self._passwords, self.verifier.keys, name)
+
+    async def login(self, attempt: Attempt, credentials: Credentials) -> tuple[User, Maildrop]:
         """Return the user and the open maildrop, which the caller must close. Raises Refused."""
         loop = asyncio.get_running_loop()
         async with self._turn(attempt):
-            user = await loop.run_in_executor(self._passwords, _authenticate, self.users, attempt.credentials)
+            user = await loop.run_in_executor(self._passwords, self.verifier.check, credentials)
             if user is None:
-                delay = self._delays.failed(attempt.network, loop.time())
-                name = attempt.credentials.name.decode("utf-8", "backslashreplace")
-                event(logger, "refused", attempt.session, address=attempt.address, login=name, delay=f"{delay:.2f}")
-                await self._sleep(delay)
+                await self._sleep(self._failed(attempt, credentials))
                 raise Refused("AUTH", "Authentication failed")
+        if loop.time() < self._logins.get(user.name, -math.inf) + self._rules.login_delay:
+            event(logger, "refused", attempt.session, user=user.name, reason="too soon after the last login")
+            raise Refused("LOGIN-DELAY", "Too soon after the last login")
         try:
-            return user, await self._open(user)
+            maildrop = await self._open(user)
         except InUse:
             event(logger, "refused", attempt.session, user=user.name, reason="maildrop in use")
             raise Refused("IN-USE", "Another session has the maildrop open") from None
@@ -96,6 +119,31 @@ class Door:
         except (TemporaryError, OSError) as error:
             event(logger, "failed", attempt.session, logging.ERROR, user=user.name, reason=error)
             raise Refused("SYS/TEMP", "The maildrop cannot be opened now") from error
+        if self._rules.login_delay:
+            self._logins[user.name] = loop.time()
+        return user, maildrop
+
+    def _failed(self, attempt: Attempt, credentials: Credentials) -> float:
+        """Log and count wrong credentials; returns after how many seconds they may be answered.
+
+        Guesses that come from everywhere cost too, since they are counted for the name as well; who knows the password
+        never waits.
+        """
+        now = asyncio.get_running_loop().time()
+        name = credentials.name.decode("utf-8", "backslashreplace")
+        about: dict[str, Any] = {"address": attempt.address, "login": name, "mechanism": credentials.mechanism}
+        # The names of strangers may be long and many.
+        user = hashlib.blake2b(credentials.name.lower(), digest_size=16).hexdigest()
+        delay = 0.0
+        for by, delays, whose in (
+            ("address", self._rules.by_network, attempt.network),
+            ("login", self._rules.by_user, user),
+        ):
+            delay = max(delay, delays.failed(whose, now))
+            if delays.failures(whose, now) >= ALARM > delays.failures(whose, now) - 1:
+                event(logger, "attacked", attempt.session, logging.WARNING, by=by, **about)
+        event(logger, "refused", attempt.session, **about, delay=f"{delay:.2f}")
+        return delay
 
     async def _open(self, user: User) -> Maildrop:
         loop = asyncio.get_running_loop()
@@ -122,13 +170,3 @@ class Door:
             turns.present -= 1
             if not turns.present:
                 del self._turns[attempt.network]
-
-
-def _authenticate(users: Users, credentials: Login) -> User | None:
-    """Check a name and a password as they came; both are UTF-8 in the users file."""
-    try:
-        name, password = credentials.name.decode(), credentials.password.decode()
-    except UnicodeDecodeError:  # cannot match, must take as long
-        users.authenticate("", credentials.password.decode("utf-8", "replace"))
-        return None
-    return users.authenticate(name, password)

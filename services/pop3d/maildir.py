@@ -95,6 +95,11 @@ class Maildir:
                 yield line_ends.feed(data)
             yield line_ends.finish()
 
+    def older(self, moment: float) -> list[int]:
+        """By the time in the files' names, which is that of delivery."""
+        times = enumerate((_order(name)[0] for name in self._files), 1)
+        return [number for number, time in times if 0 < time < moment]
+
     def commit(self, numbers: Sequence[int]) -> None:
         """Move the files to tmp, all or none, and only then remove them: until the last move all can be undone."""
         moved: list[tuple[Path, Path]] = []

@@ -27,6 +27,12 @@ class Maildrop(Listing, Protocol):
         then, the reply must not be ended as if the message were whole.
         """
 
+    def older(self, moment: float) -> list[int]:
+        """Return the numbers of the messages that were delivered before ``moment``, in Unix time, if it is known when.
+
+        Raises TemporaryError or OSError.
+        """
+
     def commit(self, numbers: Sequence[int]) -> None:
         """Remove these messages durably, and nothing that was delivered since. Raises TemporaryError: none removed."""
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.pop3d.from_lines import LENGTH, delivered
 from services.pop3d.index_cache import IndexCache
 from services.pop3d.index_file import IndexFile
 from services.pop3d.index_format import Record, without
@@ -69,6 +70,20 @@ class MboxMaildrop:
 
     def content(self, number: int) -> Iterator[bytes]:
         return self._snapshot.chunks(number - 1)
+
+    def older(self, moment: float) -> list[int]:
+        """By the dates in the ``From `` lines; what others have changed since is noticed when it is to be removed."""
+        index, found = self._record.index, []
+        if not len(index):
+            return []
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb"):
+            for at in range(len(index)):
+                line = os.pread(descriptor, min(index.bodies[at] - index.starts[at], LENGTH), index.starts[at])
+                time = delivered(line)
+                if time is not None and time < moment:
+                    found.append(at + 1)
+        return found
 
     def commit(self, numbers: Sequence[int]) -> None:
         gone = {number - 1 for number in numbers}

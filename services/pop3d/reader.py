@@ -31,6 +31,7 @@ class Reader:
         self._ahead: dict[int, bytes] = {}
         self._next = 1  # the message that a client which takes them in order fetches next
         self.done = True
+        self.failed: set[int] = set()  # messages that were asked for and not sent
 
     def cached(self, item: Retrieve) -> bytes | None:
         """Return the whole reply when it has been read ahead; does not block."""
@@ -77,6 +78,7 @@ class Reader:
         try:
             first = next(pieces, b"")
         except (TemporaryError, OSError) as error:
+            self.failed.add(item.number)
             event(logger, "failed", self._session, logging.ERROR, message=item.number, reason=error)
             yield err("The message is not there any more, or not as it was", "SYS/TEMP")
             return

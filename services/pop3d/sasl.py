@@ -1,26 +1,128 @@
-"""SASL as POP3 carries it: the octets of a response to credentials (RFC 5034 §4, RFC 4616)."""
+"""SASL as POP3 carries it: the server's side of each mechanism, and responses on the wire (RFC 5034 §4); no I/O."""
 
 import base64
 import binascii
+from collections.abc import Callable
+from typing import Protocol
+
+from services.pop3d.actions import DigestLogin, FindKeys, Login, ScramLogin
+from stubmail.scram import Exchange, Keys, ScramError
+
+Step = bytes | Login | DigestLogin | FindKeys | ScramLogin  # a challenge, or what there is to do
 
 
 class SaslError(Exception):
     """The response cannot be used; the text may be told to the client."""
 
 
-def parse_plain(response: bytes) -> tuple[bytes, bytes]:
-    """Return the name and the password in a base64 response of the mechanism PLAIN. Raises SaslError.
+class Mechanism(Protocol):
+    """One exchange. ``challenge`` is what it begins with when the client sends no initial response."""
 
-    The authorization identity must be empty or the same name: nobody may log in as another here.
-    """
-    if response == b"*":
+    challenge: bytes
+    takes_initial: bool
+
+    def respond(self, response: bytes) -> Step:
+        """Take a response and return what comes next. Raises SaslError."""
+
+
+class Plain:
+    """PLAIN (RFC 4616)."""
+
+    challenge = b""
+    takes_initial = True
+
+    def respond(self, response: bytes) -> Step:
+        fields = response.split(b"\0")
+        if len(fields) != 3 or not fields[1]:
+            raise SaslError("The response is not in the form of PLAIN")
+        if fields[0] not in (b"", fields[1]):
+            raise SaslError("Nobody may log in as another here")
+        return Login(fields[1], fields[2], "PLAIN")
+
+
+class UserAndPassword:
+    """LOGIN, which no RFC defines: what draft-murchison-sasl-login writes down, and Outlook and many others send."""
+
+    challenge = b"Username:"
+    takes_initial = True
+
+    def __init__(self) -> None:
+        self._name = b""
+
+    def respond(self, response: bytes) -> Step:
+        if not self._name:
+            if not response:
+                raise SaslError("The name is missing")
+            self._name = response
+            return b"Password:"
+        return Login(self._name, response, "LOGIN")
+
+
+class CramMd5:
+    """CRAM-MD5 (RFC 2195); ``challenge`` in angle brackets, never the same twice."""
+
+    takes_initial = False
+
+    def __init__(self, challenge: bytes) -> None:
+        self.challenge = challenge
+
+    def respond(self, response: bytes) -> Step:
+        name, space, digest = response.rpartition(b" ")
+        if not space or not name:
+            raise SaslError("The response is not in the form of CRAM-MD5")
+        return DigestLogin(name, self.challenge, digest, "CRAM-MD5")
+
+
+class Scram:
+    """SCRAM-SHA-256, or -PLUS (RFC 7677); ``exchange`` does the arithmetic, ``keys_found`` goes on after FindKeys."""
+
+    challenge = b""
+    takes_initial = True
+
+    def __init__(self, exchange: Exchange, name: str) -> None:
+        self._exchange = exchange
+        self._mechanism = name
+        self._step: Callable[[bytes], Step] = self._first
+
+    def respond(self, response: bytes) -> Step:
+        try:
+            return self._step(response)
+        except ScramError as error:
+            raise SaslError(f"Not in the form of SCRAM: {error}") from None
+
+    def keys_found(self, keys: Keys) -> bytes:
+        """Return the challenge that follows from the keys."""
+        self._step = self._final
+        return self._exchange.challenge(keys)
+
+    def _first(self, response: bytes) -> Step:
+        self._exchange.first(response)
+        return FindKeys(self._exchange.name)
+
+    def _final(self, response: bytes) -> Step:
+        answer = self._exchange.final(response)
+        if answer is None:
+            return ScramLogin(self._exchange.name, False, self._mechanism)
+        self._step = self._end
+        return answer
+
+    def _end(self, response: bytes) -> Step:
+        """The client has seen that this server knows its password too, and has nothing more to say."""
+        if response:
+            raise SaslError("The exchange has ended")
+        return ScramLogin(self._exchange.name, True, self._mechanism)
+
+
+def parse_response(line: bytes) -> bytes:
+    """Return what a client's line in an exchange says. Raises SaslError."""
+    if line == b"*":
         raise SaslError("Authentication cancelled")
     try:
-        fields = base64.b64decode(response, validate=True).split(b"\0")
+        return base64.b64decode(line, validate=True)
     except binascii.Error:
         raise SaslError("The response is not base64") from None
-    if len(fields) != 3 or not fields[1]:
-        raise SaslError("The response is not in the form of PLAIN")
-    if fields[0] not in (b"", fields[1]):
-        raise SaslError("Nobody may log in as another here")
-    return fields[1], fields[2]
+
+
+def format_challenge(challenge: bytes) -> bytes:
+    """Return a challenge as a line: an empty one is a plus sign and a space (RFC 5034 §4)."""
+    return b"+ " + base64.b64encode(challenge) + b"\r\n"

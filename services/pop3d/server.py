@@ -8,16 +8,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from services.pop3d.connection import Connection
 from services.pop3d.index_cache import IndexCache
 from services.pop3d.listening import bind, name_of
 from services.pop3d.locations import parse_location
-from services.pop3d.login import Door
+from services.pop3d.login import Door, Rules
 from services.pop3d.patience import Patience
 from services.pop3d.settings import Pop3d
+from services.pop3d.terms import Terms
 from services.pop3d.tls import load_certificate
+from services.pop3d.verifier import Verifier
 from stubmail.cli import parse_listen
 from stubmail.errors import Exit
 from stubmail.limits import FailureDelays, SessionLimit
@@ -41,10 +44,11 @@ class Server:
         self.patience = Patience(settings.login_seconds, settings.idle_seconds, settings.write_seconds)
         self.mail = ThreadPoolExecutor(settings.threads, thread_name_prefix="mail")
         self._passwords = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="password")
-        delays = FailureDelays(settings.failure_delay_seconds, settings.failure_delay_longest, FORGET_SECONDS)
+        delays = settings.failure_delay_seconds, settings.failure_delay_longest, FORGET_SECONDS
+        rules = Rules(FailureDelays(*delays), FailureDelays(*delays), settings.login_delay_seconds)
         indexes = IndexCache()
         self.door = Door(
-            users, delays, self._passwords, self.mail, lambda maildrop: parse_location(maildrop, indexes).open()
+            users, rules, self._passwords, self.mail, lambda maildrop: parse_location(maildrop, indexes).open()
         )
         self._limit = SessionLimit(settings.sessions_per_address)
         self.jobs = 0
@@ -56,9 +60,16 @@ class Server:
 
     # For connections
 
-    def allows_plain(self, local: bool) -> bool:
-        """Tell whether a client, on this machine or another, may log in without TLS."""
-        return self._settings.allow_plain_loopback if local else self._settings.allow_plain
+    def terms(self, local: bool) -> Terms:
+        """Return the terms for a new session of a client on this machine, or another."""
+        return Terms(
+            tls_offered=self._tls is not None,
+            plain_allowed=self._settings.allow_plain_loopback if local else self._settings.allow_plain,
+            challenges=self.door.verifier.challenges,
+            mechanisms=self.door.verifier.mechanisms,
+            login_delay=self._settings.login_delay_seconds,
+            expire=self._settings.expire_days,
+        )
 
     @property
     def tls(self) -> ssl.SSLContext | None:
@@ -120,7 +131,8 @@ class Server:
     async def reload(self) -> None:
         """Read the users file and the certificate again; what cannot be read stays as it was. Sessions go on."""
         settings = self._settings
-        self.door.users = await self._read_again(settings.users, partial(load_users, settings.users), self.door.users)
+        read_users = partial(_read_users, settings.users)
+        self.door.verifier = await self._read_again(settings.users, read_users, self.door.verifier)
         load = partial(load_certificate, settings.tls_cert, settings.tls_key)
         self._tls = await self._read_again(settings.tls_cert, load, self._tls)
 
@@ -148,3 +160,7 @@ class Server:
             await self._nobody_left.wait()
         self.mail.shutdown()
         self._passwords.shutdown()
+
+
+def _read_users(path: Path) -> Verifier:
+    return Verifier(load_users(path))

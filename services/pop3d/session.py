@@ -1,18 +1,31 @@
 """One POP3 session without I/O: the client's octets in, replies and requests to the outside world out (RFC 1939).
 
 The caller feeds octets with ``receive`` and calls ``next`` until it returns None. What comes back is either a ``bytes``
-to send or an action to carry out. After ``Login``, ``StartTls`` and ``Commit`` the session waits until the caller
-reports how that ended; commands that came behind wait in order.
+to send or an action to carry out. After credentials, ``FindKeys``, ``StartTls`` and ``Commit`` the session waits until
+the caller reports how that ended; commands that came behind wait in order.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from services.pop3d import authorization, transaction
-from services.pop3d.actions import Action, Close, Commit, Listing, Login, Outcome, StartTls, Statistics
+from services.pop3d.actions import (
+    Action,
+    Close,
+    Commit,
+    Credentials,
+    FindKeys,
+    Listing,
+    Outcome,
+    StartTls,
+    Statistics,
+)
 from services.pop3d.authorization import Authorization
+from services.pop3d.language import lang
+from services.pop3d.terms import NEVER, Terms
 from services.pop3d.transaction import Transaction
 from services.pop3d.wire import MAX_LINE, MAX_RESPONSE, LineBuffer, WireError, err, ok, parse_command, parse_numbers
+from stubmail.scram import Keys
 
 MAX_ERRORS = 10  # in a row; before login nothing interrupts the row, so it bounds the guesses of one connection
 GREETING = "stubmail POP3 server ready"
@@ -24,20 +37,41 @@ class _Waiting(enum.Enum):
     END = enum.auto()
 
 
-class Session:
-    """The state of one session; not thread-safe.
+def _no_binding(kind: str) -> bytes:
+    return b""
 
-    ``encrypted``: TLS is already on. ``tls_offered``: the caller can carry out StartTls. ``plain_allowed``: this client
-    may log in without TLS.
+
+class Session:
+    """The state of one session; not thread-safe. ``encrypted``: TLS is already on.
+
+    ``fresh`` and ``binding``: see Authorization.
     """
 
-    __slots__ = ("_authorization", "_errors", "_lines", "_queue", "_replies", "_transaction", "_waiting", "statistics")
+    __slots__ = (
+        "_authorization",
+        "_errors",
+        "_lines",
+        "_queue",
+        "_replies",
+        "_terms",
+        "_transaction",
+        "_waiting",
+        "statistics",
+    )
 
-    def __init__(self, *, encrypted: bool, tls_offered: bool, plain_allowed: bool) -> None:
-        self._authorization = Authorization(encrypted=encrypted, tls_offered=tls_offered, plain_allowed=plain_allowed)
+    def __init__(
+        self,
+        terms: Terms,
+        *,
+        encrypted: bool,
+        fresh: Callable[[], str],
+        binding: Callable[[str], bytes] = _no_binding,
+    ) -> None:
+        self._terms = terms
+        self._authorization = Authorization(terms, encrypted, fresh, binding)
         self._transaction: Transaction | None = None
         self._lines = LineBuffer()
-        self._queue: list[bytes | Action] = [ok(GREETING)]
+        self._queue: list[bytes | Action] = [ok(f"{GREETING} {self._authorization.timestamp}".rstrip())]
         self._replies: Iterator[bytes] | None = None
         self._waiting = _Waiting.NOTHING
         self._errors = 0
@@ -90,27 +124,34 @@ class Session:
         return self._authorization.encrypted
 
     def accept(self, listing: Listing) -> None:
-        """Enter the TRANSACTION state on the maildrop that the Login opened."""
-        self._transaction = Transaction(listing, self.statistics)
+        """Enter the TRANSACTION state on the maildrop that the credentials opened."""
+        self._authorization.decided()
+        self._transaction = Transaction(listing, self.statistics, self._terms.expire)
         self._errors = 0
         self._waiting = _Waiting.NOTHING
         self._queue.append(ok(f"maildrop has {self._transaction.summary()}"))
 
     def refuse(self, code: str, text: str) -> None:
-        """Answer the Login with an error: a response code such as AUTH or IN-USE, and a text for the client."""
+        """Answer credentials with an error: a response code such as AUTH or IN-USE, and a text for the client."""
+        self._authorization.decided()
         self._waiting = _Waiting.NOTHING
         self._queue.insert(0, self._fail(text, code))
+
+    def keys_found(self, keys: Keys) -> None:
+        """Go on with SCRAM."""
+        self._waiting = _Waiting.NOTHING
+        self._queue.insert(0, self._authorization.keys_found(keys))
 
     def tls_started(self) -> None:
         """Go on under TLS, with everything forgotten that the client said before (RFC 2595 §4)."""
         self._authorization.tls_started()
         self._waiting = _Waiting.NOTHING
 
-    def committed(self, done: bool) -> None:
-        """Answer QUIT: whether every marked message is gone for good, or else none is."""
+    def committed(self, count: int | None) -> None:
+        """Answer QUIT: so many messages are gone for good, every marked one among them; None: not one is."""
         assert self._transaction is not None
-        if done:
-            self._transaction.committed()
+        if count is not None:
+            self._transaction.committed(count)
             self._queue.insert(0, self._end("quit", ok("stubmail POP3 server signing off")))
         else:
             text = "Nothing was deleted, try again later"
@@ -130,7 +171,9 @@ class Session:
             self._errors = 0
         if isinstance(outcome, StartTls):
             return self._start_tls(outcome)
-        if isinstance(outcome, Login | Commit):
+        if isinstance(outcome, Credentials):
+            self.statistics.mechanism = outcome.mechanism
+        if isinstance(outcome, Credentials | FindKeys | Commit):
             self._waiting = _Waiting.CALLER
         return outcome
 
@@ -141,6 +184,8 @@ class Session:
             return self._capa(argument)
         if keyword == b"QUIT":
             return self._quit(argument)
+        if keyword == b"LANG":
+            return lang(argument)
         if self._transaction is not None and keyword in transaction.COMMANDS:
             return transaction.COMMANDS[keyword](self._transaction, argument)
         if self._transaction is None and keyword in authorization.COMMANDS:
@@ -151,10 +196,16 @@ class Session:
     def _capa(self, argument: bytes) -> bytes:
         """RFC 2449 §5: the same list in both states, as §6 has it for each of these capabilities."""
         parse_numbers(argument, 0, 0)
-        names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"]
+        terms = self._terms
+        names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "UTF8 USER", "LANG"]
+        names.append("EXPIRE NEVER" if terms.expire == NEVER else f"EXPIRE {terms.expire}")
+        if terms.login_delay:
+            names.append(f"LOGIN-DELAY {terms.login_delay}")
         if self._authorization.login_allowed:
-            names += ["USER", "SASL PLAIN"]
-        if self._authorization.tls_offered and not self.encrypted:
+            names.append("USER")
+        if mechanisms := self._authorization.mechanisms:
+            names.append(" ".join(("SASL", *mechanisms)))
+        if terms.tls_offered and not self.encrypted:
             names.append("STLS")
         names.append("IMPLEMENTATION stubmail")
         return ok("capabilities follow") + "".join(f"{name}\r\n" for name in names).encode() + b".\r\n"

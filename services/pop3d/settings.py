@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stubmail.settings import setting
+from stubmail.settings import ConfigError, setting
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,30 @@ class Pop3d:
     idle_seconds: float = setting(600.0, "how long a session may be idle after login; 600 is the least, RFC 1939 §3")
     write_seconds: float = setting(120.0, "how long a client may take nothing of what is sent to it")
     drain_seconds: float = setting(5.0, "how long sessions may go on after SIGTERM")
+    login_delay_seconds: int = setting(0, "how long a user must wait between two logins (LOGIN-DELAY); 0: not at all")
+    expire_days: int = setting(
+        -1, "days after which messages are removed at QUIT (EXPIRE); 0: once they were retrieved; -1: never"
+    )
     sessions: int = setting(4000, "how many sessions at a time; each open mailbox needs two or three descriptors")
     sessions_per_address: int = setting(50, "how many from one address (IPv6: one /64), this machine excepted")
     failure_delay_seconds: float = setting(0.25, "the delay after a first wrong password; it doubles with each")
     failure_delay_longest: float = setting(5.0, "the longest such delay, in seconds")
     threads: int = setting(16, "how many mailboxes are read or written at a time")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what cannot be meant."""
+        for name, least, most in (
+            ("login_seconds", 0.1, 3600),
+            ("idle_seconds", 0.1, 86_400),
+            ("write_seconds", 0.1, 3600),
+            ("drain_seconds", 0, 3600),
+            ("login_delay_seconds", 0, 86_400),
+            ("expire_days", -1, 36_500),
+            ("sessions", 1, 1_000_000),
+            ("sessions_per_address", 1, 1_000_000),
+            ("failure_delay_seconds", 0, 60),
+            ("failure_delay_longest", 0, 60),
+            ("threads", 1, 1000),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"[pop3d] {name} must be from {least} to {most}")

@@ -1,5 +1,6 @@
 """The server's side of TLS: its certificate, and sessions without I/O, TLS 1.2 or later (RFC 8314 §4.1)."""
 
+import math
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,16 @@ from stubmail.settings import ConfigError
 RECORD = 16_384  # octets in one record at most, RFC 8446 §5.1
 
 
-def load_certificate(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+class ServerContext(ssl.SSLContext):
+    """A context that knows its certificate."""
+
+    end_point = b""
+    """The certificate's hash, as the channel binding tls-server-end-point has it (RFC 5929 §4.1)."""
+    expires = math.inf
+    """When it does, in Unix time."""
+
+
+def load_certificate(cert: Path | None, key: Path | None) -> ServerContext | None:
     """Return a context for new sessions, or None when no certificate is configured.
 
     Raises ConfigError when the files cannot be read or do not fit together.
@@ -23,14 +33,30 @@ def load_certificate(cert: Path | None, key: Path | None) -> ssl.SSLContext | No
             path.open("rb").close()
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
+    _know(context, cert)
     return context
+
+
+def _know(context: ServerContext, cert: Path) -> None:
+    """Look into a certificate that the TLS library has accepted."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes
+
+    certificate = x509.load_pem_x509_certificates(cert.read_bytes())[0]
+    context.expires = certificate.not_valid_after_utc.timestamp()
+    with suppress(UnsupportedAlgorithm):
+        algorithm = certificate.signature_hash_algorithm
+        if algorithm is not None:  # else, as with Ed25519, RFC 5929 does not say which
+            weak = isinstance(algorithm, hashes.MD5 | hashes.SHA1)
+            context.end_point = certificate.fingerprint(hashes.SHA256() if weak else algorithm)
 
 
 def _no_password() -> str:
@@ -50,6 +76,7 @@ class TlsLayer:
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -75,6 +102,17 @@ class TlsLayer:
         except ssl.SSLZeroReturnError:
             self.closed = True
         return b"".join(octets)
+
+    def binding(self, kind: str) -> bytes:
+        """Return the channel's data for a type of channel binding (RFC 5929), nothing for one that it does not have.
+
+        tls-exporter (RFC 9266) would need what Python's TLS does not offer.
+        """
+        if kind == "tls-server-end-point" and isinstance(self._context, ServerContext):
+            return self._context.end_point
+        if kind == "tls-unique" and self._object.version() == "TLSv1.2":  # RFC 9266 §2: not defined for later ones
+            return self._object.get_channel_binding("tls-unique") or b""
+        return b""
 
     def send(self, octets: bytes) -> bytes:
         """Return the records that carry ``octets``, behind what else waited to be flushed."""

@@ -3,17 +3,23 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from services.pop3d.actions import Commit, Listing, Outcome, Retrieve, Statistics
+from services.pop3d.terms import NEVER
 from services.pop3d.wire import WireError, ok, parse_numbers, retrieved
 
 LISTING_BLOCK = 200  # messages of LIST and UIDL in one piece
 
 
 class Transaction:
-    """One session on ``messages``: which are marked as deleted, and the commands that need a maildrop."""
+    """One session on ``messages``: which are marked as deleted, and the commands that need a maildrop.
 
-    __slots__ = ("_count", "_deleted", "_messages", "_size", "statistics")
+    ``expire``: see Terms.
+    """
 
-    def __init__(self, messages: Listing, statistics: Statistics) -> None:
+    __slots__ = ("_count", "_deleted", "_expire", "_messages", "_retrieved", "_size", "statistics")
+
+    def __init__(self, messages: Listing, statistics: Statistics, expire: int = NEVER) -> None:
+        self._expire = expire
+        self._retrieved: set[int] = set()  # if they go at QUIT
         self._messages = messages
         self._deleted = bytearray()  # one octet a message, 1 when marked; allotted at the first DELE
         self._count = self._size = 0  # of the messages not marked
@@ -26,12 +32,13 @@ class Transaction:
         return f"{self._count} message{'' if self._count == 1 else 's'} ({self._size} octets)"
 
     def commit(self) -> Commit:
-        """Return what QUIT asks for: that the marked messages be removed."""
-        return Commit([index + 1 for index, marked in enumerate(self._deleted) if marked])
+        """Return what QUIT asks for: that the marked messages be removed, and those that may not stay."""
+        marked = [index + 1 for index, mark in enumerate(self._deleted) if mark]
+        return Commit(marked, sorted(self._retrieved.difference(marked)), max(0, self._expire))
 
-    def committed(self) -> None:
-        """Count what is gone for good."""
-        self.statistics.deleted = self._deleted.count(1)
+    def committed(self, count: int) -> None:
+        """So many messages are gone for good."""
+        self.statistics.deleted = count
 
     def _number(self, number: int) -> int:
         """Return a message number that exists and is not marked as deleted, or raise WireError."""
@@ -86,6 +93,8 @@ class Transaction:
         octets = self._messages.octets[number - 1]
         self.statistics.retrieved += 1
         self.statistics.retrieved_octets += octets
+        if self._expire == 0:
+            self._retrieved.add(number)
         return Retrieve(number, None, retrieved(octets))
 
     def _top(self, argument: bytes) -> Outcome:

@@ -2,11 +2,12 @@
 
 import pytest
 
+from services.pop3d.terms import Terms
 from tests.support.pop3 import Driver, FakeMaildrop
 from tests.support.pop3_dialogs import Dialog, check_answer, load_dialogs
 
 DIALOGS = load_dialogs()
-KNOWN = {"remote", "no certificate", "tls", "commit fails", "in use"}
+KNOWN = {"remote", "no certificate", "tls", "commit fails", "in use", "secrets"}
 
 
 def begin(dialog: Dialog) -> Driver:
@@ -14,8 +15,12 @@ def begin(dialog: Dialog) -> Driver:
     return Driver(
         FakeMaildrop(dialog.messages),
         encrypted="tls" in dialog.options,
-        tls_offered="no certificate" not in dialog.options,
-        plain_allowed="remote" not in dialog.options,
+        terms=Terms(
+            tls_offered="no certificate" not in dialog.options,
+            plain_allowed="remote" not in dialog.options,
+            challenges="secrets" in dialog.options,
+            mechanisms=("SCRAM-SHA-256", "CRAM-MD5") if "secrets" in dialog.options else (),
+        ),
         refusal=("IN-USE", "Another session has the maildrop open") if "in use" in dialog.options else None,
         commit_works="commit fails" not in dialog.options,
     )

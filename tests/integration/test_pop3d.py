@@ -1,10 +1,13 @@
 """pop3d over TCP: whole sessions, the lock, what comes and fails in between, and clients that misbehave."""
 
+import base64
 import contextlib
+import hmac
 import os
 import poplib
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from services.pop3d.mbox_maildrop import MboxLocation
 from stubmail.mbox import Delivery, Mbox
 from tests.support.pop3_dialogs import Dialog, check_answer, load_dialogs
-from tests.support.pop3d import FROM, Client, Pop3d, mbox, serving
+from tests.support.pop3d import ARGON2ID, FROM, Client, Pop3d, mbox, serving
 
 ONE, TWO = b"Subject: one\n\n.hidden\n", b"Subject: two\n\n1\n2\n"
 
@@ -32,7 +35,7 @@ def test_a_whole_session_with_poplib(tmp_path: Path) -> None:
         client.quit()
         assert path.read_bytes() == mbox(TWO)
         line = server.logged("ended", "reason=quit")
-        assert "user=bob address=127.0.0.1 tls=False" in line
+        assert "user=bob mechanism=USER address=127.0.0.1 tls=False" in line
         assert "retr=1/25 top=1 dele=1/2 size=47" in line
         assert "open sesame" not in "".join(server.lines)
 
@@ -48,7 +51,7 @@ def ports_of(dialog: Dialog) -> list[str]:
 DIALOGS = [
     pytest.param(dialog, port == "tls", id=f"{dialog.name}-{port}")
     for dialog in load_dialogs()
-    if not dialog.options & {"commit fails", "no certificate"}
+    if not dialog.options & {"commit fails", "no certificate", "secrets"}
     for port in ports_of(dialog)
 ]
 
@@ -57,8 +60,11 @@ DIALOGS = [
 def replay(tmp_path_factory: pytest.TempPathFactory):
     """Two servers for all dialogs: one takes passwords in the clear from its own machine, the other does not."""
     trusting, strict = tmp_path_factory.mktemp("trusting"), tmp_path_factory.mktemp("strict")
-    settings = "failure_delay_seconds = 0.0"
-    with serving(trusting, settings) as one, serving(strict, f"{settings}\nallow_plain_loopback = false") as other:
+    settings, more = "failure_delay_seconds = 0.0", "allow_plain_loopback = false"
+    with (
+        serving(trusting, settings, password=ARGON2ID) as one,
+        serving(strict, f"{settings}\n{more}", password=ARGON2ID) as other,
+    ):
         yield {False: one, True: other}
 
 
@@ -250,3 +256,61 @@ def test_an_interrupt_stops_the_server_like_a_term(tmp_path: Path) -> None:
     with serving(tmp_path, "") as (server, _):
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 0
+
+
+def test_messages_that_may_not_stay_go_at_quit_and_only_then(tmp_path: Path) -> None:
+    old = FROM + ONE + b"\n"
+    now = b"From a@b.example " + time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime()).encode() + b"\n" + TWO + b"\n"
+    with serving(tmp_path, "expire_days = 30") as (server, path):
+        path.write_bytes(old + now)
+        with Client(server.port) as client:
+            client.log_in()
+            assert b"EXPIRE 30" in client.ask_lines(b"CAPA")
+        assert path.read_bytes() == old + now
+        with Client(server.port) as client:
+            assert client.log_in().startswith(b"+OK maildrop has 2 messages")
+            assert client.ask(b"QUIT").startswith(b"+OK")
+        server.logged("ended", "reason=quit", "dele=1/2")
+        assert path.read_bytes() == now
+
+
+def test_a_message_that_could_not_be_sent_does_not_count_as_retrieved(tmp_path: Path) -> None:
+    with serving(tmp_path, "expire_days = 0", ONE, TWO) as (server, path), Client(server.port) as client:
+        client.log_in()
+        path.write_bytes(mbox(ONE.replace(b"one", b"eno"), TWO))
+        assert client.ask(b"RETR 1").startswith(b"-ERR [SYS/TEMP]")
+        assert len(client.ask_lines(b"RETR 2")) == 5
+        assert client.ask(b"QUIT").startswith(b"+OK")
+        assert path.read_bytes() == mbox(ONE.replace(b"one", b"eno"))
+
+
+def test_a_user_who_comes_back_too_soon_is_told_so(tmp_path: Path) -> None:
+    with serving(tmp_path, "login_delay_seconds = 3600", ONE) as (server, _):
+        with Client(server.port) as client:
+            assert b"LOGIN-DELAY 3600" in client.ask_lines(b"CAPA")
+            assert client.log_in().startswith(b"+OK")
+            assert b"LOGIN-DELAY 3600" in client.ask_lines(b"CAPA")
+            client.ask(b"QUIT")
+        with Client(server.port) as client:
+            assert client.log_in() == b"-ERR [LOGIN-DELAY] Too soon after the last login"
+            assert client.ask(b"STAT") == b"-ERR Not now"
+
+
+def test_apop_and_cram_md5_with_poplib_and_by_hand(tmp_path: Path) -> None:
+    with serving(tmp_path, "allow_plain_loopback = false", ONE) as (server, _):
+        client = poplib.POP3("127.0.0.1", server.port, timeout=20)
+        assert client.capa()["SASL"] == ["SCRAM-SHA-256", "CRAM-MD5"]
+        assert client.apop("bob", "open sesame").startswith(b"+OK")
+        client.quit()
+        with Client(server.port) as one, Client(server.port) as other:
+            assert one.greeting != other.greeting
+            challenge = base64.b64decode(one.ask(b"AUTH CRAM-MD5").removeprefix(b"+ "))
+            digest = hmac.new(b"open sesame", challenge, "md5").hexdigest().encode()
+            assert other.ask(b"AUTH CRAM-MD5").startswith(b"+ ")
+            assert other.ask(base64.b64encode(b"bob " + digest)).startswith(b"-ERR [AUTH]"), (
+                "good for one challenge only"
+            )
+            assert one.ask(base64.b64encode(b"bob " + digest)).startswith(b"+OK")
+        server.logged("ended", "mechanism=APOP")
+        server.logged("ended", "mechanism=CRAM-MD5")
+        assert "open sesame" not in "".join(server.lines)

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from services.pop3d.actions import Close, Commit, Login, Retrieve, StartTls
+from services.pop3d.actions import Close, Commit, DigestLogin, FindKeys, Login, Retrieve, ScramLogin, StartTls
 from services.pop3d.session import Session
 from services.pop3d.stuffing import END, stuff, top
+from services.pop3d.terms import Terms
+from services.pop3d.verifier import Verifier
+from stubmail.users import User, Users
 
 NAME, PASSWORD = b"bob", b"open sesame"
+VERIFIER = Verifier(Users([User("bob", password="{PLAIN}open sesame", maildrop="mbox:bob")]))
+BINDING = b"what both sides know of the channel"
 
 
 class FakeMaildrop:
@@ -33,6 +38,9 @@ class FakeMaildrop:
         message = self.messages[number - 1]
         return (message[at : at + self.piece] for at in range(0, len(message), self.piece))
 
+    def older(self, moment: float) -> list[int]:
+        return []
+
     def commit(self, numbers: Sequence[int]) -> None:
         self.committed = list(numbers)
 
@@ -41,7 +49,7 @@ class FakeMaildrop:
 
 
 class Driver:
-    """One session and the world around it: bob's password opens ``maildrop``."""
+    """One session and the world around it: bob's password opens ``maildrop``; challenges count from 1."""
 
     def __init__(
         self,
@@ -52,10 +60,17 @@ class Driver:
         plain_allowed: bool = True,
         refusal: tuple[str, str] | None = None,
         commit_works: bool = True,
+        terms: Terms | None = None,
     ) -> None:
         self.maildrop = maildrop or FakeMaildrop()
-        self.session = Session(encrypted=encrypted, tls_offered=tls_offered, plain_allowed=plain_allowed)
-        self.logins: list[Login] = []
+        self._challenges = 0
+        self.session = Session(
+            terms or Terms(tls_offered=tls_offered, plain_allowed=plain_allowed),
+            encrypted=encrypted,
+            fresh=self._fresh,
+            binding=lambda kind: BINDING if kind == "tls-server-end-point" else b"",
+        )
+        self.logins: list[Login | DigestLogin | ScramLogin] = []
         self.closed = ""
         self.tls = encrypted
         self._refusal = refusal
@@ -82,8 +97,10 @@ class Driver:
                 continue
             assert not self.closed, f"{action} after the end"
             match action:
-                case Login():
+                case Login() | DigestLogin() | ScramLogin():
                     self._log_in(action)
+                case FindKeys():
+                    self.session.keys_found(VERIFIER.keys(action.name))
                 case StartTls():
                     self.tls = True
                     self.session.tls_started()
@@ -93,15 +110,19 @@ class Driver:
                     out += action.head + b"".join(stuff(whole)) + END
                 case Commit():
                     if self._commit_works:
-                        self.maildrop.commit(action.numbers)
-                    self.session.committed(self._commit_works)
+                        self.maildrop.commit(sorted({*action.numbers, *action.retrieved}))
+                    self.session.committed(len(self.maildrop.committed or ()) if self._commit_works else None)
                 case Close():
                     self.closed = action.reason
         return out
 
-    def _log_in(self, login: Login) -> None:
+    def _fresh(self) -> str:
+        self._challenges += 1
+        return f"challenge-{self._challenges}"
+
+    def _log_in(self, login: Login | DigestLogin | ScramLogin) -> None:
         self.logins.append(login)
-        if (login.name, login.password) != (NAME, PASSWORD):
+        if VERIFIER.check(login) is None:
             self.session.refuse("AUTH", "Authentication failed")
         elif self._refusal:
             self.session.refuse(*self._refusal)

@@ -5,6 +5,7 @@ r"""POP3 dialogs as text files, each a conversation with bob's maildrop; his pas
     @ no certificate    STLS cannot be offered
     @ tls               TLS is on from the start
     @ commit fails      QUIT cannot remove messages
+    @ secrets           the password is kept as it is: APOP, CRAM-MD5 and SCRAM; challenges are counted
     @ in use            another session has the maildrop
     @ message           a message in the maildrop; its lines follow, each behind "| "
     | Subject: one

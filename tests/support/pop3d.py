@@ -12,12 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import argon2
+
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TLS = ROOT / "tests" / "data" / "pop3d"
 CERT, KEY = TLS / "localhost.cert.pem", TLS / "localhost.key.pem"
 FROM = b"From a@b.example Thu Jan  1 00:00:00 2026\n"
+# "open sesame", hashed far too weakly for use, but quickly
+ARGON2ID = "{ARGON2ID}" + argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("open sesame")
 SECONDS = 20.0  # that a client waits for anything
 
 
@@ -156,14 +160,16 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, settings: str = "", *contents: bytes) -> Iterator[tuple[Pop3d, Path]]:
-    """Run pop3d for bob, whose mbox holds ``contents``."""
+def serving(
+    directory: Path, settings: str = "", *contents: bytes, password: str = "{PLAIN}open sesame"
+) -> Iterator[tuple[Pop3d, Path]]:
+    """Run pop3d for bob, whose mbox holds ``contents``; ``password`` as in the users file."""
     path = directory / "bob"
     if contents:
         path.write_bytes(mbox(*contents))
-    users = f'[users.bob]\naddress = "bob@beta.example"\npassword = "{{PLAIN}}open sesame"\nmaildrop = "mbox:{path}"\n'
+    users = f'[users.bob]\naddress = "bob@beta.example"\npassword = "{password}"\nmaildrop = "mbox:{path}"\n'
     with Pop3d(directory, users, settings) as server:
         yield server, path
 
 
-__all__ = ["CERT", "FROM", "KEY", "TLS", "Client", "Pop3d", "mbox", "serving"]
+__all__ = ["ARGON2ID", "CERT", "FROM", "KEY", "TLS", "Client", "Pop3d", "mbox", "serving"]

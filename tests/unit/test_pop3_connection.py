@@ -118,7 +118,7 @@ def test_replies_wait_while_the_client_takes_none(tmp_path: Path) -> None:
         connection, transport = World(tmp_path).connect()
         connection.pause_writing()
         connection.data_received(b"CAPA\r\nQUIT\r\n")
-        assert transport.written == b"+OK stubmail POP3 server ready\r\n"
+        assert transport.written.count(b"\r\n") == 1
         connection.resume_writing()
         assert transport.written.endswith(b"signing off\r\n")
         assert transport.closed

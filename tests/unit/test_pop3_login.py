@@ -10,7 +10,7 @@ import pytest
 
 from services.pop3d.actions import Login
 from services.pop3d.locations import parse_location
-from services.pop3d.login import PARALLEL, Attempt, Door, Refused
+from services.pop3d.login import ALARM, PARALLEL, Attempt, Door, Refused, Rules
 from services.pop3d.mbox_maildrop import MboxLocation
 from stubmail.limits import FailureDelays
 from stubmail.users import User, Users
@@ -36,11 +36,17 @@ def clock() -> Clock:
 
 def attempt(
     name: bytes, password: bytes, network: str = "192.0.2.1", gone: Callable[[], bool] = lambda: False
-) -> Attempt:
-    return Attempt(Login(name, password), "session", network, network, gone)
+) -> tuple[Attempt, Login]:
+    return Attempt("session", network, network, gone), Login(name, password)
 
 
-def run(tmp_path: Path, clock: Clock, work: Callable[[Door], Coroutine[Any, Any, None]]) -> None:
+def run(
+    tmp_path: Path,
+    clock: Clock,
+    work: Callable[[Door], Coroutine[Any, Any, None]],
+    by_user: float = 0.0,
+    login_delay: float = 0.0,
+) -> None:
     users = Users(
         [
             User("bob", password="{PLAIN}secr\u00e9t", maildrop=f"mbox:{tmp_path / 'bob'}"),
@@ -55,7 +61,7 @@ def run(tmp_path: Path, clock: Clock, work: Callable[[Door], Coroutine[Any, Any,
             await work(
                 Door(
                     users,
-                    FailureDelays(0.25, 5.0, 30.0),
+                    Rules(FailureDelays(0.25, 5.0, 30.0), FailureDelays(by_user, 5.0, 30.0), login_delay),
                     passwords,
                     mail,
                     lambda text: parse_location(text).open(),
@@ -66,15 +72,15 @@ def run(tmp_path: Path, clock: Clock, work: Callable[[Door], Coroutine[Any, Any,
     asyncio.run(main())
 
 
-async def refusal(door: Door, one: Attempt) -> Refused:
+async def refusal(door: Door, one: tuple[Attempt, Login]) -> Refused:
     with pytest.raises(Refused) as caught:
-        await door.login(one)
+        await door.login(*one)
     return caught.value
 
 
 def test_the_right_password_opens_the_maildrop_at_once(tmp_path: Path, clock: Clock) -> None:
     async def work(door: Door) -> None:
-        user, maildrop = await door.login(attempt(b"Bob", "secr\u00e9t".encode()))
+        user, maildrop = await door.login(*attempt(b"Bob", "secr\u00e9t".encode()))
         assert user.name == "bob"
         maildrop.close()
 
@@ -118,7 +124,7 @@ def test_while_one_network_pays_for_its_failures_another_logs_in(tmp_path: Path,
     async def work(door: Door) -> None:
         clock.held = asyncio.Event()
         failing = [asyncio.create_task(refusal(door, attempt(b"bob", b"wrong"))) for _ in range(3 * PARALLEL)]
-        _, maildrop = await door.login(attempt(b"bob", "secr\u00e9t".encode(), "192.0.2.2"))
+        _, maildrop = await door.login(*attempt(b"bob", "secr\u00e9t".encode(), "192.0.2.2"))
         maildrop.close()
         assert not any(task.done() for task in failing)
         clock.held.set()
@@ -166,7 +172,7 @@ def test_a_maildrop_in_use_is_tried_for_a_moment(tmp_path: Path, clock: Clock) -
         refused = await refusal(door, attempt(b"bob", "secr\u00e9t".encode()))
         assert refused.code == "IN-USE"
         held.close()
-        _, maildrop = await door.login(attempt(b"bob", "secr\u00e9t".encode()))
+        _, maildrop = await door.login(*attempt(b"bob", "secr\u00e9t".encode()))
         maildrop.close()
 
     run(tmp_path, clock, work)
@@ -185,3 +191,43 @@ def test_a_maildrop_that_cannot_be_opened_is_the_servers_fault(
         assert str(tmp_path) not in refused.text
 
     run(tmp_path, clock, work)
+
+
+def test_guesses_from_everywhere_cost_by_the_name_too_and_the_right_password_never_waits(
+    tmp_path: Path, clock: Clock
+) -> None:
+    async def work(door: Door) -> None:
+        for number in range(4):
+            await refusal(door, attempt(b"Bob" if number % 2 else b"bob", b"wrong", f"192.0.2.{number}"))
+        _, maildrop = await door.login(*attempt(b"bob", "secr\u00e9t".encode(), "192.0.2.9"))
+        maildrop.close()
+
+    run(tmp_path, clock, work, by_user=0.5)
+    assert clock.slept == pytest.approx([0.5, 1.0, 2.0, 4.0], rel=0.1)
+
+
+def test_an_attack_is_logged_once_for_its_network_and_once_for_its_name(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(door: Door) -> None:
+        for _ in range(2 * ALARM):
+            await refusal(door, attempt(b"bob", b"guess"))
+
+    run(tmp_path, clock, work, by_user=0.5)
+    attacks = [record.getMessage() for record in caplog.records if "attacked" in record.getMessage()]
+    assert [line.partition("by=")[2].split()[0] for line in attacks] == ["address", "login"]
+    assert "address=192.0.2.1 login=bob" in attacks[0]
+    assert "guess" not in caplog.text
+
+
+def test_a_user_waits_between_logins_where_that_is_wanted(tmp_path: Path, clock: Clock) -> None:
+    async def work(door: Door) -> None:
+        _, maildrop = await door.login(*attempt(b"bob", "secr\u00e9t".encode()))
+        maildrop.close()
+        assert (await refusal(door, attempt(b"bob", "secr\u00e9t".encode()))).code == "LOGIN-DELAY"
+        assert (await refusal(door, attempt(b"bob", b"wrong"))).code == "AUTH", "nobody else is told"
+        assert (await refusal(door, attempt(b"odd", b"x"))).code == "SYS/TEMP", "another user does not wait"
+        assert (await refusal(door, attempt(b"odd", b"x"))).code == "SYS/TEMP", "nor one who did not get in"
+
+    (tmp_path / "odd").write_bytes(b"no mbox")
+    run(tmp_path, clock, work, login_delay=300)

@@ -187,3 +187,12 @@ def test_links_and_directories_are_no_messages(path: Path) -> None:
 def test_what_is_no_maildir_is_said(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="is no Maildir"):
         MaildirLocation(tmp_path / "none").open()
+
+
+def test_messages_are_as_old_as_their_names_say(path: Path) -> None:
+    for name in ("100.a.host", "200.b.host", "no-time"):
+        put(path, "new", name)
+    maildrop = MaildirLocation(path).open()
+    assert [maildrop.uid(number - 1) for number in maildrop.older(150)] == ["100.a.host"]
+    assert len(maildrop.older(201)) == 2
+    maildrop.close()

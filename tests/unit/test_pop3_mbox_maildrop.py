@@ -1,5 +1,6 @@
 """An mbox as a maildrop: sizes, ids through everything that may happen, the index, the lock, removal."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -240,3 +241,13 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="is not a directory"):
         MboxLocation(tmp_path / "none" / "bob").check()
     MboxLocation(tmp_path / "bob").check()
+
+
+def test_messages_are_as_old_as_their_from_lines_say(path: Path) -> None:
+    with contextlib.closing(MboxLocation(path).open()) as maildrop:
+        assert maildrop.older(1e12) == []
+    dates = (b"a Thu Jan  1 00:00:00 2026", b"a", b"a Sat Jan  3 00:00:00 2026")
+    path.write_bytes(b"".join(b"From " + date + b"\nSubject: x\n\ntext\n\n" for date in dates))
+    with contextlib.closing(MboxLocation(path).open()) as maildrop:
+        assert maildrop.older(1_767_312_000) == [1]  # 2026-01-02
+        assert maildrop.older(1_767_999_999) == [1, 3]

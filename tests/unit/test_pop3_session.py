@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.pop3d.session import MAX_ERRORS, Session
+from services.pop3d.terms import Terms
 from services.pop3d.transaction import LISTING_BLOCK
 from tests.support.pop3 import Driver, FakeMaildrop
 
@@ -170,7 +171,7 @@ def test_auth_cancelled_empty_unknown_and_listed() -> None:
     assert driver.send(b"AUTH PLAIN\r\n*\r\n") == b"+ \r\n-ERR Authentication cancelled\r\n"
     assert driver.send(b"AUTH PLAIN =\r\n").startswith(b"-ERR ")
     assert driver.send(b"AUTH GSSAPI\r\n").startswith(b"-ERR Unknown")
-    assert driver.send(b"AUTH\r\n") == b"+OK mechanisms follow\r\nPLAIN\r\n.\r\n"
+    assert driver.send(b"AUTH\r\n") == b"+OK mechanisms follow\r\nPLAIN\r\nLOGIN\r\n.\r\n"
     assert not driver.logins
 
 
@@ -188,16 +189,26 @@ def capabilities(driver: Driver) -> list[bytes]:
     return lines
 
 
-ALWAYS = [b"TOP", b"UIDL", b"RESP-CODES", b"AUTH-RESP-CODE", b"PIPELINING", b"EXPIRE NEVER", b"IMPLEMENTATION stubmail"]
+ALWAYS = [
+    b"TOP",
+    b"UIDL",
+    b"RESP-CODES",
+    b"AUTH-RESP-CODE",
+    b"PIPELINING",
+    b"UTF8 USER",
+    b"LANG",
+    b"EXPIRE NEVER",
+    b"IMPLEMENTATION stubmail",
+]
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"tls_offered": False}, [b"USER", b"SASL PLAIN"]),
-        ({}, [b"USER", b"SASL PLAIN", b"STLS"]),
+        ({"tls_offered": False}, [b"USER", b"SASL PLAIN LOGIN"]),
+        ({}, [b"USER", b"SASL PLAIN LOGIN", b"STLS"]),
         ({"plain_allowed": False}, [b"STLS"]),
-        ({"plain_allowed": False, "encrypted": True}, [b"USER", b"SASL PLAIN"]),
+        ({"plain_allowed": False, "encrypted": True}, [b"USER", b"SASL PLAIN LOGIN"]),
         ({"plain_allowed": False, "tls_offered": False}, []),
     ],
 )
@@ -269,7 +280,7 @@ def test_before_login_nothing_interrupts_the_row_of_errors() -> None:
 
 
 def test_commands_wait_in_order_while_the_login_is_decided() -> None:
-    session = Session(encrypted=False, tls_offered=False, plain_allowed=True)
+    session = Session(Terms(plain_allowed=True), encrypted=False, fresh=str)
     session.receive(b"USER bob\r\nPASS x\r\nSTAT\r\n")
     seen = []
     while (action := session.next()) is not None:
@@ -285,7 +296,7 @@ def test_commands_wait_in_order_while_the_login_is_decided() -> None:
 
 def test_a_long_listing_comes_in_blocks() -> None:
     count = 3 * LISTING_BLOCK + 1
-    session = Session(encrypted=False, tls_offered=False, plain_allowed=True)
+    session = Session(Terms(plain_allowed=True), encrypted=False, fresh=str)
     session.receive(b"USER bob\r\nPASS x\r\n")
     while session.next() is not None:
         pass
@@ -344,3 +355,38 @@ def test_any_octets_are_borne(pieces: list[bytes]) -> None:
     assert all(
         line.startswith((b"+OK", b"-ERR", b"+ ")) for line in answer.split(b"\r\n")[:-1] if b"CAPA" not in answer
     )
+
+
+def test_what_logins_and_messages_are_subject_to_is_announced() -> None:
+    driver = Driver(terms=Terms(plain_allowed=True, login_delay=300, expire=30))
+    assert {b"LOGIN-DELAY 300", b"EXPIRE 30"} <= set(capabilities(driver))
+    assert b"EXPIRE 0" in capabilities(Driver(terms=Terms(expire=0)))
+
+
+def test_where_nothing_may_stay_what_was_retrieved_goes_at_quit() -> None:
+    """RFC 2449 §6.7; TOP retrieves no message, and RSET brings none back that was."""
+    driver = Driver(FakeMaildrop(MESSAGES), terms=Terms(plain_allowed=True, expire=0))
+    driver.log_in()
+    driver.send(b"RETR 1\r\nTOP 2 1\r\nRSET\r\nDELE 3\r\nRETR 4\r\nDELE 4\r\nQUIT\r\n")
+    assert driver.maildrop.committed == [1, 3, 4]
+    assert driver.session.statistics.deleted == 3
+
+
+def test_a_timestamp_in_the_greeting_where_apop_can_work() -> None:
+    assert Driver(terms=Terms(challenges=True)).greeting == b"+OK stubmail POP3 server ready <challenge-1@stubmail>\r\n"
+    assert Driver().send(b"APOP bob c4c9334bac560ecc979e58001b3e22fb\r\n") == b"-ERR APOP is not available\r\n"
+
+
+def test_mechanisms_are_taken_also_where_they_are_not_announced_for_all() -> None:
+    driver = Driver(terms=Terms(challenges=True))
+    assert driver.send(b"AUTH CRAM-MD5\r\n").startswith(b"+ ")
+    assert driver.send(b"*\r\nAUTH SCRAM-SHA-256\r\n").endswith(b"+ \r\n")
+    assert Driver().send(b"AUTH CRAM-MD5\r\n") == b"-ERR Unknown authentication mechanism\r\n"
+
+
+@given(st.lists(st.binary(max_size=60), max_size=4), st.sampled_from(["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"]))
+def test_any_response_in_any_exchange_is_borne(responses: list[bytes], mechanism: str) -> None:
+    driver = Driver(terms=Terms(plain_allowed=True, challenges=True))
+    lines = b"".join(base64.b64encode(one) + b"\r\n" for one in responses)
+    assert driver.send(b"AUTH " + mechanism.encode() + b"\r\n" + lines).startswith(b"+ ")
+    assert not driver.session.logged_in

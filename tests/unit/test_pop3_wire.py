@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pop3d.sasl import SaslError, parse_plain
+from services.pop3d.actions import Login
+from services.pop3d.sasl import Plain, SaslError, parse_response
 from services.pop3d.wire import (
     MAX_LINE,
     Command,
@@ -120,6 +121,12 @@ def test_status_lines() -> None:
     assert ok("2 320") == b"+OK 2 320\r\n"
     assert err("No") == b"-ERR No\r\n"
     assert err("No", "IN-USE") == b"-ERR [IN-USE] No\r\n"
+
+
+def parse_plain(line: bytes) -> tuple[bytes, bytes]:
+    login = Plain().respond(parse_response(line))
+    assert isinstance(login, Login)
+    return login.name, login.password
 
 
 def test_plain_credentials() -> None:
