@@ -45,9 +45,10 @@ def _large(domains: Domains) -> None:
     results["both"] = Result("both", (sum(peaks.values()),))
     title = f"Memory at its peak: one message of {LARGE // _MIB} MiB to {PEOPLE} people"
     show(title, "MiB", results, "limit", "less than the limit")
+    times = "once" if octets < 2 * len(text) else "more than once"
     print(
         f"\n250 after {accepted:.1f} s, in the store after {seconds:.1f} s. For {PEOPLE} recipients the store was sent "
-        f"{octets / len(text):.2f} times the message's octets: encrypted {'once' if octets < 2 * len(text) else 'often'}."
+        f"{octets / len(text):.2f} times the message's octets: encrypted {times}."
     )
 
 
