@@ -1,6 +1,8 @@
 """pop3d under TLS: POP3S, STLS, what is injected before it, and a certificate that changes."""
 
+import base64
 import contextlib
+import hashlib
 import poplib
 import shutil
 import signal
@@ -8,7 +10,11 @@ import socket
 import ssl
 from pathlib import Path
 
+import pytest
+
+from stubmail.passwords import scram_password
 from tests.support.pop3d import CERT, TLS, Client, mbox, serving
+from tests.support.scram import ScramClient
 
 ONE = b"Subject: one\n\n" + b"x" * 70 + b"\n"
 
@@ -107,3 +113,47 @@ def test_a_certificate_that_does_not_fit_leaves_the_last_one_in_use(tmp_path: Pa
         server.logged("not-reloaded", "key values mismatch")
         with Client(server.tls_port, tls=True) as client:
             assert client.log_in().startswith(b"+OK")
+
+
+def scram(client: Client, mechanism: bytes, one: ScramClient) -> bytes:
+    """Log in, and return what is said at the end."""
+    challenge = client.ask(b"AUTH " + mechanism + b" " + base64.b64encode(one.first))
+    answer = client.ask(base64.b64encode(one.final(base64.b64decode(challenge.removeprefix(b"+ ")))))
+    if not answer.startswith(b"+ "):
+        return answer
+    assert base64.b64decode(answer[2:]) == one.expected
+    return client.ask(b"")
+
+
+@pytest.mark.parametrize("password", ["{PLAIN}open sesame", scram_password("open sesame")], ids=["PLAIN", "SCRAM"])
+def test_scram_binds_the_channel(tmp_path: Path, password: str) -> None:
+    der = ssl.PEM_cert_to_DER_cert(CERT.read_text())
+    end_point = hashlib.sha256(der).digest()
+    with serving(tmp_path, "failure_delay_seconds = 0.0", ONE, password=password) as (server, _):
+        with Client(server.tls_port, tls=True) as client:
+            assert any(line.startswith(b"SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 ") for line in client.ask_lines(b"CAPA"))
+            header = b"p=tls-server-end-point,,"
+            one = ScramClient("bob", "open sesame", header, b"another's")
+            assert scram(client, b"SCRAM-SHA-256-PLUS", one).startswith(b"-ERR")
+            one = ScramClient("bob", "guess", header, end_point)
+            assert scram(client, b"SCRAM-SHA-256-PLUS", one).startswith(b"-ERR [AUTH]")
+            one = ScramClient("nobody", "guess", header, end_point)
+            assert scram(client, b"SCRAM-SHA-256-PLUS", one).startswith(b"-ERR [AUTH]")
+            one = ScramClient("bob", "open sesame", header, end_point)
+            assert scram(client, b"SCRAM-SHA-256-PLUS", one).startswith(b"+OK")
+        server.logged("ended", "mechanism=SCRAM-SHA-256-PLUS")
+
+
+def test_scram_under_tls_1_2_and_without_tls(tmp_path: Path) -> None:
+    older = context()
+    older.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving(tmp_path, "allow_plain_loopback = false", ONE) as (server, _):
+        with Client(server.port) as client:
+            assert client.ask(b"STLS").startswith(b"+OK")
+            client.socket = older.wrap_socket(client.socket, server_hostname="localhost")
+            bound = client.socket.get_channel_binding("tls-unique")
+            one = ScramClient("bob", "open sesame", b"p=tls-unique,,", bound)
+            assert scram(client, b"SCRAM-SHA-256-PLUS", one).startswith(b"+OK")
+            assert client.ask(b"QUIT").startswith(b"+OK")
+        with Client(server.port) as client:
+            assert scram(client, b"SCRAM-SHA-256", ScramClient("bob", "open sesame")).startswith(b"+OK")

@@ -90,11 +90,12 @@ tls_trust_file {CERT}
     assert path.read_bytes() == b""
 
 
-def test_mpop_authenticates_with_sasl_plain(server: tuple[Pop3d, Path], tmp_path: Path, mda: Path) -> None:
+@pytest.mark.parametrize("mechanism", ["plain", "login", "apop", "cram-md5", "scram-sha-256", "on"])
+def test_mpop_authenticates(server: tuple[Pop3d, Path], tmp_path: Path, mda: Path, mechanism: str) -> None:
     need("mpop", "mpop")
     running, _ = server
     run(
-        "mpop", "--quiet", "--host=127.0.0.1", f"--port={running.tls_port}", "--user=bob", "--auth=plain",
+        "mpop", "--quiet", "--host=127.0.0.1", f"--port={running.tls_port}", "--user=bob", f"--auth={mechanism}",
         "--passwordeval=echo open sesame", f"--delivery=mda,{mda}", f"--uidls-file={tmp_path / 'uidls'}", "--tls=on",
         "--tls-starttls=off", f"--tls-trust-file={CERT}", home=tmp_path,
     )  # fmt: skip
