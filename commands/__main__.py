@@ -12,7 +12,7 @@ _COMMANDS = {
     "demo": ("commands.demo", "demo", "Run the whole system on loopback and watch mail cross two domains."),
     "dns": ("commands.dns", "dns", "Render the records to publish, and check what is published."),
     "domains": ("commands.domains", "domains", "See which domains have offered stub mail; forget some."),
-    "keys": ("commands.keys", "keys", "List, show, export, import and fetch certificates."),
+    "keys": ("commands.keys", "keys", "List, show, import, refresh and accept certificates."),
     "outbox": ("commands.outbox", "outbox", "See which of your mail waits or was fetched; withdraw it."),
     "provision": ("commands.provision", "provision_", "Make keys and accounts for a domain."),
     "queue": ("commands.queue", "queue", "See and steer what waits in the gateway's spool."),

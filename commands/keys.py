@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,17 +13,16 @@ from typing import Any, BinaryIO
 import click
 
 from commands.accounts import Home, keyring_options, only_one
-from stubmail import cli, settings
+from commands.key_servers import KeyServers
+from stubmail import cli
 from stubmail.address import Address, AddressError
-from stubmail.discovery import Resolver
-from stubmail.errors import Exit, PermanentError, TemporaryError
-from stubmail.hkp_client import look_up
-from stubmail.http_client import HttpClient
+from stubmail.errors import Exit, StubmailError
+from stubmail.key_refresh import State
 from stubmail.keyring import KeyConflict, Keyring
 from stubmail.openpgp import Certificate
 from stubmail.openpgp.certificate import MAX_ARMORED
-from stubmail.settings import Dns
 
+_FAILED = "failed"
 _EPILOG = """\b
 Examples:
   stubmail keys list
@@ -28,13 +30,16 @@ Examples:
   stubmail keys export bob@beta.example > bob.asc
   stubmail keys import alice.asc
   stubmail keys fetch alice@alpha.example
+  stubmail keys refresh
+  stubmail keys accept alice@alpha.example
   stubmail keys accept alice@alpha.example 00112233445566778899AABBCCDDEEFF00112233
 """
+_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 
 
 @click.group("keys", epilog=_EPILOG)
 def keys() -> None:
-    """List, show, export, import and fetch certificates."""
+    """List, show, export, import, fetch, refresh and accept certificates."""
 
 
 @keys.command("list")
@@ -42,18 +47,18 @@ def keys() -> None:
 @cli.one_sentence
 @keyring_options
 def list_(homes: list[Home], config: Path, as_json: bool) -> None:
-    """List the correspondents' certificates: address, fingerprint, usable or why not."""
-    rows = [
-        {"account": home.name, "address": address, "fingerprint": found.fingerprint, "state": _state(found)}
-        for home in homes
-        for address, found in _correspondents(home.keyring)
-    ]
+    """List the correspondents' certificates: address, fingerprint, usable or why not.
+
+    Where the key server was seen to have another key, which is not used, its fingerprint stands behind.
+    """
+    rows = [row for home in homes for row in _rows(home)]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         owner = f"  {row['account']}" if len(homes) > 1 else ""
-        click.echo(f"{row['address']}  {row['fingerprint']}  {row['state']}{owner}")
+        changed = f"  changed: {row['changed']} is offered instead" if row["changed"] else ""
+        click.echo(f"{row['address']}  {row['fingerprint'] or '-'}  {row['state']}{changed}{owner}")
 
 
 @keys.command("show")
@@ -71,6 +76,8 @@ def show(homes: list[Home], config: Path, address: str, as_json: bool) -> None:
         "expires": f"{found.expires:%Y-%m-%dT%H:%M:%SZ}" if found.expires else "never",
         "user_ids": list(found.user_ids),
     }
+    if change := only_one(homes).keyring.changes.of(_parse(address)):
+        data["changed"] = change.certificate.fingerprint
     if as_json:
         click.echo(json.dumps(data, indent=1))
         return
@@ -105,23 +112,105 @@ def import_(homes: list[Home], config: Path, file: BinaryIO) -> None:
 def fetch(homes: list[Home], config: Path, address: str) -> None:
     """Import the certificate that the key server of ADDRESS's domain has; compare its fingerprint with the owner."""
     home = only_one(homes)
-    _add(home, _look_up(config, _parse(address)))
+    _add(home, KeyServers(config).look_up(_parse(address)))
+
+
+@keys.command("refresh")
+@click.argument("addresses", metavar="[ADDRESS...]", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@cli.one_sentence
+@keyring_options
+def refresh(homes: list[Home], config: Path, addresses: tuple[str, ...], as_json: bool) -> None:
+    """Ask key servers for news of the certificates for some addresses, or of all in the keyring.
+
+    A new expiry, subkey or revocation is taken in. Another certificate is not: it is shown as "changed" until you
+    accept it. Exits 0 when all is well, 77 when one has changed, 75 when a key server did not answer.
+    """
+    servers = KeyServers(config)
+    rows = [row for home in homes for row in _refresh(servers, home, [_parse(address) for address in addresses])]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            click.echo("  ".join(filter(None, (row["address"], row["fingerprint"], row["state"], row["detail"]))))
+    if addresses and not rows:
+        raise Exit(os.EX_NOUSER, f"no keyring has a key for {', '.join(addresses)}")
+    states = {row["state"] for row in rows}
+    sys.exit(os.EX_NOPERM if State.CHANGED in states else os.EX_TEMPFAIL if _FAILED in states else os.EX_OK)
 
 
 @keys.command("accept")
-@click.argument("address")
-@click.argument("fingerprint")
+@click.argument("what", metavar="ADDRESS|FINGERPRINT")
+@click.argument("fingerprint", required=False)
 @cli.one_sentence
 @keyring_options
-def accept(homes: list[Home], config: Path, address: str, fingerprint: str) -> None:
-    """Import the certificate of ADDRESS from its domain's key server if it has this FINGERPRINT, and only then."""
+def accept(homes: list[Home], config: Path, what: str, fingerprint: str | None) -> None:
+    """Use the certificate that a key server was seen to have in place of the keyring's; the old one goes into a file.
+
+    With ADDRESS and FINGERPRINT, the key server is asked if need be, and its certificate imported only if it is that.
+    """
     home = only_one(homes)
-    found = _look_up(config, _parse(address))
-    wanted = "".join(fingerprint.split()).upper()
-    if found.fingerprint != wanted:
-        text = f"the key server has key {found.fingerprint} for {address}, not {wanted}; nothing was imported"
-        raise Exit(os.EX_NOPERM, text)
-    _add(home, found)
+    wanted = "".join((fingerprint or what).split()).upper()
+    if _FINGERPRINT.fullmatch(wanted) and fingerprint is None:
+        found = next((change for change in home.keyring.changes if change.certificate.fingerprint == wanted), None)
+        address = found.address if found else None
+    else:
+        address = _parse(what)
+        found = home.keyring.changes.of(address)
+    if fingerprint is not None and address is not None and (not found or found.certificate.fingerprint != wanted):
+        certificate = KeyServers(config).look_up(address)
+        if certificate.fingerprint != wanted:
+            text = f"the key server has key {certificate.fingerprint} for {address}, not {wanted}; nothing was imported"
+            raise Exit(os.EX_NOPERM, text)
+    elif found is not None:
+        certificate = found.certificate
+    else:
+        advice = "stubmail keys refresh asks the key servers"
+        raise Exit(os.EX_DATAERR, f"no changed key {wanted if address is None else f'for {what}'} was seen; {advice}")
+    assert address is not None
+    _replace(home, certificate, address)
+
+
+def _replace(home: Home, certificate: Certificate, address: Address) -> None:
+    if problem := certificate.problem(datetime.now(UTC)):
+        raise Exit(os.EX_DATAERR, f"key {certificate.fingerprint} for {address} cannot be used: {problem}")
+    files = home.keyring.replace(certificate, address)
+    home.keyring.changes.settle(address)
+    click.echo(f"accepted  {certificate.fingerprint}  {address}")
+    for path in files:
+        click.echo(f"replaced  {path.stem}  which is kept in {path}")
+
+
+def _rows(home: Home) -> Iterator[dict[str, Any]]:
+    changes = {change.address.key: change.certificate.fingerprint for change in home.keyring.changes}
+    for address, found in _correspondents(home.keyring):
+        changed = changes.pop(address, None)
+        yield _row(home, address, found.fingerprint, _state(found), changed if changed != found.fingerprint else None)
+    for address, changed in sorted(changes.items()):  # the keyring's own was disabled, or has gone
+        yield _row(home, address, None, "missing", changed)
+
+
+def _row(home: Home, address: str, fingerprint: str | None, state: str, changed: str | None) -> dict[str, Any]:
+    return {"account": home.name, "address": address, "fingerprint": fingerprint, "state": state, "changed": changed}
+
+
+def _refresh(servers: KeyServers, home: Home, wanted: list[Address]) -> Iterator[dict[str, Any]]:
+    """Yield what came of each address; without ``wanted`` of all whose domain has a key server."""
+    for text in home.keyring.correspondents():
+        address = Address.parse(text)
+        if wanted and address.key not in {one.key for one in wanted}:
+            continue
+        row: dict[str, Any] = {"account": home.name, "address": text, "fingerprint": None, "detail": ""}
+        try:
+            if not wanted and servers.has_none(address):
+                continue
+            found = servers.refresh(home.keyring, address)
+        except StubmailError as error:
+            yield row | {"state": _FAILED, "detail": error.text}
+            continue
+        if found is not None:
+            detail = found.offered.fingerprint if found.offered else ""
+            yield row | {"fingerprint": found.present.fingerprint, "state": str(found.state), "detail": detail}
 
 
 def _correspondents(keyring: Keyring) -> Iterator[tuple[str, Certificate]]:
@@ -147,33 +236,13 @@ def _add(home: Home, certificate: Certificate) -> None:
     try:
         new = home.keyring.add(certificate)
     except KeyConflict as error:
-        remedy = f"if that is right, first remove the old one: gpg --homedir {home.keyring.home} --delete-keys"
-        raise Exit(os.EX_NOPERM, f"{error.text}; {remedy} {error.present}") from error
+        remedy = f"if that is right, say: stubmail keys accept {error.address} {error.offered}"
+        if certificate.addresses == {error.address}:
+            home.keyring.changes.note(Address.parse(error.address), certificate, time.time())
+        else:
+            remedy = f"if that is right, first remove the old one: gpg --homedir {home.keyring.home} --delete-keys"
+        raise Exit(os.EX_NOPERM, f"{error.text}; {remedy}") from error
     click.echo(f"{'imported' if new else 'was there'}  {certificate.fingerprint}  {names}")
-
-
-def _look_up(config: Path, address: Address) -> Certificate:
-    """Ask the key servers of the address's domain, in order. Raises StubmailError."""
-    resolver = Resolver.from_settings(_dns(config))
-    offer = resolver.discover(address.domain)
-    if offer is None:
-        raise PermanentError("5.4.4", f"{address.domain} has no stub mail records: it names no key server")
-    http = HttpClient(resolver)
-    failure = TemporaryError("4.7.5", f"{address.domain} names no key server")
-    for target in offer.keyservers:
-        try:
-            return look_up(http, target, address, datetime.now(UTC))
-        except TemporaryError as error:
-            failure = error
-    raise failure
-
-
-def _dns(config: Path) -> Dns:
-    try:
-        data = settings.load_file(config)
-    except settings.MissingConfig:  # the keyring may have been named by --gnupghome
-        data = {}
-    return settings.read(data, "dns", Dns)
 
 
 def _parse(address: str) -> Address:

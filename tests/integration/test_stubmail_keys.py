@@ -143,6 +143,91 @@ def test_a_key_is_accepted_only_under_its_fingerprint(bob: GpgHome, alice: pyseq
     assert ALICE in Keyring(bob.path).correspondents()
 
 
+def publish(config: Path, key: pysequoia.Tsk) -> None:
+    path = config.parent / "hkp" / "alice.pgp"
+    path.unlink()  # what is changed in place is noticed late
+    path.write_bytes(public(key))
+
+
+def test_a_changed_key_is_shown_and_used_only_once_it_is_accepted(
+    bob: GpgHome, alice: pysequoia.Tsk, config: Path
+) -> None:
+    old, other = fingerprint(alice), make_key(f"Alice <{ALICE}>")
+    new = fingerprint(other)
+    run(bob, "fetch", ALICE, "--config", str(config))
+    same = run(bob, "refresh", "--config", str(config))
+    assert (same.exit_code, same.output) == (0, f"{ALICE}  {old}  same\n")
+    publish(config, other)
+    changed = run(bob, "refresh", ALICE, "--json", "--config", str(config))
+    assert changed.exit_code == 77
+    [row] = json.loads(changed.output)
+    assert (row["state"], row["fingerprint"], row["detail"]) == ("changed", old, new)
+    assert run(bob, "list").output == f"{ALICE}  {old}  usable  changed: {new} is offered instead\n"
+    assert json.loads(run(bob, "list", "--json").output)[0]["changed"] == new
+    assert json.loads(run(bob, "show", ALICE, "--json").output)["changed"] == new
+    publish(config, make_key(f"Mallory <{ALICE}>"))  # what is accepted is what was seen
+    accepted = run(bob, "accept", ALICE)
+    assert accepted.exit_code == 0, accepted.output
+    assert accepted.output.startswith(f"accepted  {new}  {ALICE}\nreplaced  {old}  which is kept in ")
+    assert run(bob, "list").output == f"{ALICE}  {new}  usable\n"
+    assert run(bob, "accept", ALICE).exit_code == 65
+
+
+@pytest.mark.parametrize("upper", [True, False])
+def test_a_changed_key_is_accepted_by_its_fingerprint(
+    bob: GpgHome, alice: pysequoia.Tsk, config: Path, upper: bool
+) -> None:
+    run(bob, "fetch", ALICE, "--config", str(config))
+    other = make_key(f"Alice <{ALICE}>")
+    publish(config, other)
+    run(bob, "refresh", "--config", str(config))
+    assert run(bob, "accept", "00" * 20).exit_code == 65
+    new = fingerprint(other)
+    assert run(bob, "accept", new if upper else new.lower()).exit_code == 0
+    assert run(bob, "list").output == f"{ALICE}  {new}  usable\n"
+
+
+def test_a_key_under_a_known_fingerprint_replaces_the_old_one_at_once(
+    bob: GpgHome, alice: pysequoia.Tsk, config: Path
+) -> None:
+    run(bob, "fetch", ALICE, "--config", str(config))
+    other = make_key(f"Alice <{ALICE}>")
+    publish(config, other)
+    wrong = run(bob, "accept", ALICE, "00" * 20, "--config", str(config))
+    assert (wrong.exit_code, fingerprint(other) in wrong.output) == (77, True)
+    assert run(bob, "list").output == f"{ALICE}  {fingerprint(alice)}  usable\n"
+    assert run(bob, "accept", ALICE, fingerprint(other), "--config", str(config)).exit_code == 0
+    assert run(bob, "list").output == f"{ALICE}  {fingerprint(other)}  usable\n"
+
+
+def test_another_key_from_a_file_waits_to_be_accepted(bob: GpgHome, alice: pysequoia.Tsk) -> None:
+    other = make_key(f"Alice <{ALICE}>")
+    run(bob, "import", "-", data=public(alice))
+    refused = run(bob, "import", "-", data=public(other))
+    assert (refused.exit_code, f"stubmail keys accept {ALICE} {fingerprint(other)}" in refused.output) == (77, True)
+    assert run(bob, "accept", ALICE, fingerprint(other)).exit_code == 0
+    assert run(bob, "list").output == f"{ALICE}  {fingerprint(other)}  usable\n"
+
+
+def test_a_disabled_key_and_what_is_offered_instead_are_both_seen(bob: GpgHome, alice: pysequoia.Tsk) -> None:
+    run(bob, "import", "-", data=public(alice))
+    bob.run("--import-ownertrust", data=f"{fingerprint(alice)}:131:\n".encode())
+    other = make_key(f"Alice <{ALICE}>")
+    run(bob, "import", "-", data=public(other))
+    assert run(bob, "list").output == f"{ALICE}  -  missing  changed: {fingerprint(other)} is offered instead\n"
+
+
+def test_refreshing_what_cannot_be_refreshed(bob: GpgHome, alice: pysequoia.Tsk, config: Path) -> None:
+    bob.run("--import", data=public(make_key("Carol <carol@legacy.example>")))
+    assert run(bob, "refresh", "--config", str(config)).output == "", "whose domain has no key server is passed over"
+    assert run(bob, "refresh", ALICE, "--config", str(config)).exit_code == 67
+    named = run(bob, "refresh", "carol@legacy.example", "--config", str(config))
+    assert (named.exit_code, "no stub mail records" in named.output) == (75, True)
+    run(bob, "import", "-", data=public(alice))
+    (config.parent / "hkp" / "alice.pgp").unlink()
+    assert run(bob, "refresh", "--config", str(config)).output == f"{ALICE}  {fingerprint(alice)}  unpublished\n"
+
+
 @pytest.mark.parametrize(("address", "status"), [("eve@alpha.example", 75), ("carol@legacy.example", 69)])
 def test_a_key_that_is_nowhere(bob: GpgHome, config: Path, address: str, status: int) -> None:
     assert run(bob, "fetch", address, "--config", str(config)).exit_code == status
