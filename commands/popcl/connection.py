@@ -3,6 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -151,10 +152,12 @@ def _load_directory(context: ssl.SSLContext, directory: Path) -> None:
         names = sorted(directory.iterdir())
     except OSError as error:
         raise CertificatesError("5.7.5", f"cannot read {directory}: {error.strerror}") from error
-    hashed = [path for path in names if len(path.stem) == 8 and path.suffix[1:].isdigit()]
-    named = [path for path in names if path.suffix in _CERTIFICATES]
-    if not hashed and not named:
-        raise CertificatesError("5.7.5", f"{directory} holds no certificates: files that end with .pem, .crt or .cer")
+    found = any(len(path.stem) == 8 and path.suffix[1:].isdigit() for path in names)
     context.load_verify_locations(capath=directory)
-    for path in named:
-        _load(context, path)
+    for path in names:
+        if path.suffix in _CERTIFICATES:
+            with suppress(CertificatesError):  # a key may lie beside its certificate
+                _load(context, path)
+                found = True
+    if not found:
+        raise CertificatesError("5.7.5", f"{directory} holds no certificates: files that end with .pem, .crt or .cer")
