@@ -106,11 +106,10 @@ class Fetcher:
                 draft.write(octets)
                 self._progress(len(octets), total)
             name = name_of(header.message_id(), self._uids[number], draft.digest)
-            known = wishes.new_only and self._out.had(name)
             added = False
-            if wishes.delete or not known:
+            if wishes.delete or not (wishes.new_only and self._out.had(name)):
                 _, added = self._out.keep(draft, name)
-        if added or not known:
+        if added or not wishes.new_only:
             self.outcome.downloaded += 1
 
     def _bounded(self, number: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
