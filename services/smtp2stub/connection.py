@@ -32,8 +32,6 @@ class Connection(SMTP):
 
     command_size_limit = COMMAND_LINE
     line_length_limit = AUTH_LINE
-    AuthLoginUsernameChallenge = "Username:"
-    AuthLoginPasswordChallenge = "Password:"
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ import time
 from aiosmtpd.smtp import MISSING, Envelope, Session
 
 from services.smtp2stub.acceptance import Acceptance, Draft
-from services.smtp2stub.authentication import from_base64, parse_plain
 from services.smtp2stub.connection import Connection
+from services.smtp2stub.login import SCRAM, AbortedError, Login
 from services.smtp2stub.parameters import ParameterError
 from services.smtp2stub.replies import refusal
 from services.smtp2stub.transaction import Transaction
@@ -42,25 +42,32 @@ class Dialog(Connection):
         self.transaction = None
         return super()._create_envelope()
 
-    async def smtp_AUTH(self, arg: str | None) -> None:
-        if await self.check_helo_needed("EHLO"):
-            return
-        mechanism, _, initial = (arg or "").partition(" ")
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """What a client may log in with now; nothing without encryption (RFC 4954 §4)."""
         if not self.may_log_in:
+            return ()
+        return ("PLAIN", "LOGIN", *([SCRAM] if self.acceptance.authenticator.offers_scram else []))
+
+    async def smtp_AUTH(self, arg: str | None) -> None:
+        assert self.session is not None
+        mechanism, _, initial = (arg or "").partition(" ")
+        if not self.session.extended_smtp:
+            await self.push("503 5.5.1 say EHLO first")
+        elif not self.may_log_in:
             await self.push("538 5.7.11 encryption is required before a password may be sent; say STARTTLS")
         elif self.user is not None or self.transaction is not None:
             await self.push("503 5.5.1 not now")
-        elif mechanism.upper() not in ("PLAIN", "LOGIN"):
-            await self.push("504 5.5.4 only PLAIN and LOGIN are known here")
+        elif mechanism.upper() not in self.mechanisms:
+            await self.push(f"504 5.5.4 only these are known here: {' '.join(self.mechanisms)}")
         else:
             await self._log_in(mechanism.upper(), initial.strip())
 
     async def _log_in(self, mechanism: str, initial: str) -> None:
         try:
-            credentials = await (self._plain(initial) if mechanism == "PLAIN" else self._login(initial))
-            if credentials is None:  # aborted, and told so
-                return
-            user = await self.acceptance.authenticator.check(*credentials, self.peer)
+            user = await Login(self.acceptance.authenticator, self.peer, self._ask).run(mechanism, initial)
+        except AbortedError:
+            return
         except StubmailError as error:
             self._failed_logins += 1
             event(_log, "refused", address=self.peer, reason=f"login: {error.text}")
@@ -71,16 +78,12 @@ class Dialog(Connection):
         self.user = user
         await self.push("235 2.7.0 welcome")
 
-    async def _plain(self, initial: str) -> tuple[bytes, bytes] | None:
-        answer = from_base64(initial) if initial else await self.challenge_auth("")
-        return None if answer is MISSING else parse_plain(answer)
-
-    async def _login(self, initial: str) -> tuple[bytes, bytes] | None:
-        name = from_base64(initial) if initial else await self.challenge_auth(self.AuthLoginUsernameChallenge)
-        if name is MISSING:
-            return None
-        password = await self.challenge_auth(self.AuthLoginPasswordChallenge)
-        return None if password is MISSING else (name, password)
+    async def _ask(self, challenge: bytes) -> bytes:
+        answer = await self.challenge_auth(challenge)
+        if answer is MISSING:
+            raise AbortedError
+        assert isinstance(answer, bytes)
+        return answer
 
     async def smtp_MAIL(self, arg: str | None) -> None:
         if await self.check_helo_needed():
@@ -208,8 +211,8 @@ class _Hooks:
         offers += ["ENHANCEDSTATUSCODES", "DSN"]
         if server.tls_context and not server.over_tls:
             offers.append("STARTTLS")
-        if server.may_log_in:
-            offers.append("AUTH PLAIN LOGIN")
+        if server.mechanisms:
+            offers.append(f"AUTH {' '.join(server.mechanisms)}")
         lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
         return ["\r\n".join(lines).encode()]  # at once: a reply a packet costs a client round trips
 
