@@ -17,6 +17,7 @@ from stubmail.users import User
 COMMAND_LINE = 2048  # octets: 512 (RFC 5321 §4.5.3.1.4) and what SMTPUTF8 and parameters add
 AUTH_LINE = 12_288  # octets, RFC 4954 §4
 LAST_WORD_SECONDS = 5.0  # to take a last reply in
+MAX_ERRORS = 200  # refusals on one connection without a message being accepted
 
 # Commands that a mail program has no reason to repeat for ever; the others are limited by their own rules.
 _CALLS = {"*": 10**9, "NOOP": 1000, "EHLO": 20, "HELO": 20, "LHLO": 20, "VRFY": 100, "HELP": 100, "EXPN": 100}
@@ -45,6 +46,7 @@ class Connection(SMTP):
         self._implicit_tls = implicit_tls
         self._entered = ""  # the network that this connection is counted for
         self._failed_logins = 0
+        self._errors = 0  # refusals since the last message that was accepted
         self.busy = False  # a message is being read or stored
         self.user: User | None = None  # whom the client has logged in as
         super().__init__(
@@ -140,6 +142,9 @@ class Connection(SMTP):
             reply = enhance(status)
             self.acceptance.counters.replied(reply)
             await super().push(reply)
+            self._errors += reply[0] in "45"
+            if self._errors >= MAX_ERRORS:
+                self.hang_up("421 4.7.0 too many errors")
         else:
             await super().push(status)
 

@@ -160,6 +160,7 @@ class Dialog(Connection):
                 event(_log, "refused", address=self.peer, account=_name(transaction.account), reason=error)
                 return refusal(error)
         size, recipients = item.size, len(item.recipients)
+        self._errors = 0
         event(_log, "accepted", item.id, account=item.account, address=self.peer, size=size, recipients=recipients)
         return f"250 2.0.0 accepted as {item.id}"
 

@@ -1,6 +1,8 @@
 """The SMTP dialog over loopback: what strangers, mail programs and attackers say, and what they hear."""
 
 import base64
+import contextlib
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +10,11 @@ from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
+from services.smtp2stub import connection, session
+from services.smtp2stub.connection import MAX_ERRORS
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
 from tests.support.gateway import ALICE, MESSAGE, Client, Gateway, gateway
@@ -414,6 +420,120 @@ def test_commands_out_of_order_or_out_of_shape(local: Gateway, command: str, rep
             client.say("EHLO me")
         assert client.say(command).startswith(reply)
         assert client.say("NOOP").startswith("250 2.0.0")
+
+
+def test_a_password_needs_ehlo(strange: Gateway) -> None:
+    with strange.connect() as client:
+        assert client.say("AUTH PLAIN " + plain("alice", "wonderland")).startswith("503 5.5.1 say EHLO")
+        client.say("HELO old")
+        assert client.say("AUTH PLAIN " + plain("alice", "wonderland")).startswith("503 5.5.1 say EHLO")
+
+
+def test_a_flood_of_nonsense_ends_the_connection(local: Gateway) -> None:
+    with local.hello() as client:
+        client.send(b"MAIL FROM:<eve@elsewhere.example>\r\n" * (MAX_ERRORS + 10))
+        replies = [client.reply() for _ in range(MAX_ERRORS + 2)]
+    assert [reply[:9] for reply in replies] == ["550 5.7.1"] * MAX_ERRORS + ["421 4.7.0", ""]
+
+
+def test_who_sends_messages_may_make_mistakes(local: Gateway) -> None:
+    with local.hello() as client:
+        for _ in range(3):
+            client.send(b"RCPT TO:<bob@beta.example>\r\n" * (MAX_ERRORS - 1))
+            assert {client.reply()[:9] for _ in range(MAX_ERRORS - 1)} == {"503 5.5.1"}
+            assert client.submit().startswith("250")
+
+
+def test_who_asks_and_does_not_listen_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LAST_WORD_SECONDS", 0.1)
+    options = replace(OPTIONS, timeout_seconds=0.3)
+    with gateway(tmp_path, options) as served, Client(served.address, window=4096) as client:
+        with contextlib.suppress(OSError):
+            for _ in range(10_000):
+                client.send(b"RSET\r\n" * 1000)
+        wait_until(lambda: not served.acceptance.connections)
+
+
+def test_a_message_that_trickles_in_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "GRACE_SECONDS", 0.05)
+    with gateway(tmp_path, OPTIONS) as served, served.hello() as client:
+        client.say("MAIL FROM:<alice@alpha.example>")
+        client.say("RCPT TO:<bob@beta.example>")
+        client.say("DATA")
+        client.trickle(b"x")
+        assert client.reply().startswith("421 4.4.2")
+        wait_until(lambda: not served.acceptance.connections)
+        assert served.messages() == []
+
+
+def test_a_thousand_recipients(tmp_path: Path) -> None:
+    with gateway(tmp_path, OPTIONS) as served, served.hello() as client:
+        client.send(b"MAIL FROM:<alice@alpha.example>\r\n")
+        for number in range(1001):
+            client.send(b"RCPT TO:<u%d@beta.example> NOTIFY=NEVER ORCPT=rfc822;u%d@c.example\r\n" % (number, number))
+        client.send(b"DATA\r\n")
+        replies = [client.reply()[:9] for _ in range(1003)]
+        assert replies == ["250 2.1.0"] + ["250 2.1.5"] * 1000 + ["452 4.5.3", "354 go on"]
+        client.send(MESSAGE + b".\r\n")
+        assert client.reply().startswith("250")
+        [(item, _)] = served.messages()
+        assert len({each.post_id for each in item.recipients}) == 1000
+
+
+ENHANCED = re.compile(r"(?:2\d\d 2|4\d\d 4|5\d\d 5)\.\d{1,3}\.\d{1,3} \S.*")
+WITHOUT = re.compile(r"250[ -]gate\.alpha\.example(?:\n.*)*|334 .*|354 .*")  # RFC 2034 §4
+WORDS = ["EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "AUTH", "STARTTLS", "BDAT"]
+ARGUMENTS = [
+    "",
+    "me",
+    "FROM:<alice@alpha.example>",
+    "TO:<bob@beta.example>",
+    "FROM:<>",
+    "TO:<>",
+    "FROM:<x> A=B",
+    "PLAIN",
+]
+LINES = st.builds("{} {}".format, st.sampled_from([*WORDS, "TURN"]), st.sampled_from(ARGUMENTS) | st.text(max_size=20))
+
+
+@given(st.lists(LINES.map(lambda line: line.encode().translate(None, b"\r\n").strip()), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_reply_has_an_enhanced_status_code(local: Gateway, lines: list[bytes]) -> None:
+    with local.connect() as client:
+        for line in lines:
+            client.send(line + b"\r\n")
+            reply = client.reply()
+            if reply.startswith("354"):
+                client.send(b".\r\n")
+                reply = client.reply()
+            if reply.startswith("334"):
+                client.send(b"*\r\n")
+                reply = client.reply()
+            if not reply:  # too much nonsense
+                return
+            assert ENHANCED.fullmatch(reply) or WITHOUT.fullmatch(reply), (line, reply)
+
+
+FORGERY = (
+    b"MAIL FROM:<alice@alpha.example>\r\nRCPT TO:<victim@example.org>\r\nDATA\r\nFrom: alice@alpha.example\r\n\r\n"
+)
+BROKEN = [b"\r", b"\n", b"\r\n", b"\n\r", b"\r\r\n", b"\n\n", b"\0\r\n", b" \r\n"]
+
+
+@given(st.sampled_from(BROKEN), st.sampled_from([b".", b"..", b". ", b" .", b".\0"]), st.sampled_from(BROKEN))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_around_a_dot_only_crlf_makes_an_end(local: Gateway, before: bytes, dot: bytes, behind: bytes) -> None:
+    assume(b"\r\n.\r\n" not in before + dot + behind)
+    known = len(local.messages())
+    with local.hello() as client:
+        for line in ("MAIL FROM:<alice@alpha.example>", "RCPT TO:<bob@beta.example>", "DATA"):
+            client.say(line)
+        client.send(MESSAGE + b"text" + before + dot + behind + FORGERY + b"\r\n.\r\nNOOP\r\n")
+        replies = [client.reply()[:3] for _ in range(2)]
+        assert replies[1] == "250", "the dialog goes on behind the one real end"
+        accepted = local.messages()[known:]
+        assert (replies[0], len(accepted)) in (("550", 0), ("250", 1))
+        assert all(str(each.address) == "bob@beta.example" for item, _ in accepted for each in item.recipients)
 
 
 def test_babble_ends_the_connection(local: Gateway) -> None:
