@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from commands.accounts import chosen, config_option, users_file
+from commands.times import stamp
 from stubmail import cli, settings
 from stubmail.address import Address
 from stubmail.discovery import Resolver, Store, configured_store
@@ -101,7 +101,7 @@ def list_(outboxes: Outboxes, states: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps([_as_json(account, post) for account, post in posts], indent=1))
         return
     for _, post in posts:
-        click.echo(f"{post.id.hex()}  {post.state:9}  {_stamp(post.changed)}  {post.size:>10}  {post.address}")
+        click.echo(f"{post.id.hex()}  {post.state:9}  {stamp(post.changed)}  {post.size:>10}  {post.address}")
 
 
 @outbox.command("show")
@@ -116,7 +116,7 @@ def show(outboxes: Outboxes, post_id: str, as_json: bool) -> None:
         if post.id == wanted:
             data = _as_json(account, post)
             if not as_json:
-                data |= {name: _stamp(data[name]) for name in ("stored", "changed", "expires")}
+                data |= {name: stamp(data[name]) for name in ("stored", "changed", "expires")}
             lines = [f"{name:8} {value}" for name, value in data.items()]
             click.echo(json.dumps(data, indent=1) if as_json else "\n".join(lines))
             return
@@ -165,7 +165,3 @@ def _as_json(account: Address, post: Sent) -> dict[str, Any]:
         "changed": post.changed,
         "expires": post.expires,
     }
-
-
-def _stamp(when: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))

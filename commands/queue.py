@@ -3,19 +3,20 @@
 import json
 import os
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from commands.times import stamp
 from stubmail import cli, settings
 from stubmail.errors import Exit
 from stubmail.queue import DEFAULT_SPOOL, ItemError, Order, Progress, Queue, State, Stored
 
 OBEYED_SECONDS = 3.0  # how long a command waits for the courier
+_STATES = ("new", "waiting", "held")  # not tried yet; tried at least once; kept by an order
 MAX_HEADER = 64 * 1024  # octets of a message that ``show --header`` reads
 
 _EPILOG = """\b
@@ -64,13 +65,17 @@ def queue() -> None:
 
 
 @queue.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Only messages in this state.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 @cli.one_sentence
 @_of_queue
-def list_(spool: Queue, as_json: bool) -> None:
+def list_(spool: Queue, states: tuple[str, ...], as_json: bool) -> None:
     """List messages: id, state, when accepted, size, attempts, sender; below, who waits for it and why."""
     held = _held(spool)
     messages = [_describe(spool, stored, held) for stored in spool.messages()]
+    messages = [message for message in messages if message["state"] in (states or _STATES)]
+    for path in spool.damaged():
+        click.echo(f"{path} is damaged: it was set aside, and what it holds is not sent", err=True)
     if as_json:
         click.echo(json.dumps(messages, indent=1))
         return
@@ -112,22 +117,25 @@ def _ordering(order: Order, done: str) -> None:
     @queue.command(order)
     @click.argument("queue_ids", metavar="[ID...]", nargs=-1)
     @click.option("--all", "everything", is_flag=True, help="Every message in the queue.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object: whether it has been done, by id.")
     @cli.one_sentence
     @_of_queue
-    def command(spool: Queue, queue_ids: tuple[str, ...], everything: bool) -> None:
+    def command(spool: Queue, queue_ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
         if bool(queue_ids) == everything:
             raise Exit(os.EX_USAGE, "name messages by their ids, or say --all")
-        ids = [stored.item.id for stored in (spool.messages() if everything else (_find(spool, i) for i in queue_ids))]
+        ids = _all(spool) if everything else _chosen(spool, queue_ids)
         for queue_id in ids:
             if order == "retry":
                 spool.obey(queue_id, "hold")
             spool.order(queue_id, order)
         heard = spool.ring()
-        obeyed = order == "hold" or (heard and _obeyed(spool, set(ids), order))
+        left = set() if order == "hold" else _disobeyed(spool, set(ids), order, OBEYED_SECONDS if heard else 0.0)
+        if as_json:
+            click.echo(json.dumps({queue_id: queue_id not in left for queue_id in ids}, indent=1))
+            return
         for queue_id in ids:
-            click.echo(
-                f"{queue_id}  {done}" if obeyed else f"{queue_id}  {order}: noted, for when the courier gets to it"
-            )
+            later = f"{order}: noted, for when the courier gets to it"
+            click.echo(f"{queue_id}  {later if queue_id in left else done}")
 
     command.help = {
         "retry": "Try messages again now; releases those that were held.",
@@ -141,21 +149,38 @@ _ordering("hold", "held")
 _ordering("drop", "dropped")
 
 
-def _obeyed(spool: Queue, ids: set[str], order: Order) -> bool:
-    """Wait until the courier has done what was ordered; False when that takes too long."""
-    deadline = time.monotonic() + OBEYED_SECONDS
-    while ids & {queue_id for queue_id, standing in spool.orders() if standing == order}:
-        if time.monotonic() > deadline:
-            return False
+def _disobeyed(spool: Queue, ids: set[str], order: Order, seconds: float) -> set[str]:
+    """Wait until the courier has done what was ordered, or for so long; return those with which it has not."""
+    deadline = time.monotonic() + seconds
+    while left := ids & {queue_id for queue_id, standing in spool.orders() if standing == order}:
+        if time.monotonic() >= deadline:
+            break
         time.sleep(0.02)
-    return True
+    return left
+
+
+def _all(spool: Queue) -> list[str]:
+    return [stored.item.id for stored in spool.messages()]
+
+
+def _chosen(spool: Queue, queue_ids: Sequence[str]) -> list[str]:
+    """Return ids as they are written, each once. Raises Exit when one is not in the queue: then nothing is done."""
+    present = set(_all(spool))
+    for queue_id in queue_ids:
+        if queue_id.upper() not in present:
+            raise _absent(queue_id)
+    return list(dict.fromkeys(queue_id.upper() for queue_id in queue_ids))
 
 
 def _find(spool: Queue, queue_id: str) -> Stored:
     for stored in spool.messages():
         if stored.item.id == queue_id.upper():
             return stored
-    raise Exit(os.EX_DATAERR, f"there is no message {queue_id} in the queue")
+    raise _absent(queue_id)
+
+
+def _absent(queue_id: str) -> Exit:
+    return Exit(os.EX_DATAERR, f"there is no message {queue_id} in the queue")
 
 
 def _held(spool: Queue) -> set[str]:
@@ -182,16 +207,12 @@ def _describe(spool: Queue, stored: Stored, held: set[str]) -> dict[str, Any]:
     return {
         "id": item.id,
         "state": "held" if item.id in held else "waiting" if progress.attempts else "new",
-        "accepted": _stamp(item.accepted),
+        "accepted": stamp(item.accepted),
         "size": item.size,
         "attempts": progress.attempts,
-        "next_try": _stamp(progress.next_try) if progress.attempts else "",
+        "next_try": stamp(progress.next_try) if progress.attempts else "",
         "account": item.account,
         "mail_from": str(item.mail_from) if item.mail_from else "",
         "sender": str(item.sender),
         "recipients": recipients,
     }
-
-
-def _stamp(when: float) -> str:
-    return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -121,6 +121,11 @@ class Queue:
         for path in self._queue.iterdir():
             if path.suffix in (".json", ".told") and path.stem not in present:
                 path.unlink(missing_ok=True)
+        if orders := self.orders():  # for a message that went away while they were given
+            present.update(stored.item.id for stored in self.messages())
+            for queue_id, order in orders:
+                if queue_id not in present:
+                    self.obey(queue_id, order)
 
     def arrivals(self) -> list[str]:
         """Return the names of the files in ``incoming``, oldest first."""
@@ -215,6 +220,10 @@ class Queue:
                 if (stored := self.find(queue_id)) is not None:
                     found[queue_id] = stored
         return [found[queue_id] for queue_id in sorted(found)]
+
+    def damaged(self) -> list[Path]:
+        """Return the files that were set aside."""
+        return sorted(self.incoming / name for name in _names(self.incoming) if name.endswith(_DAMAGED))
 
     def orders(self) -> list[tuple[str, Order]]:
         """Return the orders that stand, as (queue id, order)."""

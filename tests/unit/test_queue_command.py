@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from commands import queue as command
 from stubmail.errors import PermanentError, TemporaryError
-from stubmail.queue import Bell, Queue
+from stubmail.queue import Bell, Order, Queue
 from tests.support.gateway import BOB, CAROL, Clock, Outside, accept, courier, make_item, make_queue
 from tests.support.waiting import wait_until
 
@@ -102,6 +102,32 @@ def test_orders_are_obeyed(queue: Queue) -> None:
         wait_until(lambda: not queue.messages())
         assert len(world.stored) == 1
     assert call(queue, "list").output == ""
+
+
+def test_orders_as_json_say_what_has_been_done(queue: Queue) -> None:
+    assert json.loads(call(queue, "retry", FIRST, "--json").output) == {FIRST: False}
+    assert json.loads(call(queue, "hold", SECOND.lower(), SECOND, "--json").output) == {SECOND: True}
+    with courier_at_work(queue):
+        assert json.loads(call(queue, "drop", "--all", "--json").output) == {FIRST: True, SECOND: True}
+    assert json.loads(call(queue, "list", "--json").output) == []
+
+
+def test_list_by_state_and_what_is_damaged(queue: Queue) -> None:
+    call(queue, "hold", SECOND)
+    assert [each["id"] for each in json.loads(call(queue, "list", "--state", "held", "--json").output)] == [SECOND]
+    assert call(queue, "list", "--state", "waiting").output == ""
+    queue.set_aside(FIRST)
+    done = CliRunner().invoke(command.queue, ["list", "--spool", str(queue.root)])
+    assert f"{queue.incoming / FIRST}.damaged is damaged" in done.output
+    assert done.exit_code == 0
+
+
+def test_orders_for_messages_that_are_gone_go_too(queue: Queue) -> None:
+    orders: list[tuple[str, Order]] = [(FIRST, "hold"), (make_item(9).id, "drop"), (make_item(8).id, "hold")]
+    for queue_id, order in orders:
+        queue.order(queue_id, order)
+    queue.clean()
+    assert queue.orders() == [(FIRST, "hold")]
 
 
 def test_without_a_courier_orders_are_noted(queue: Queue) -> None:
