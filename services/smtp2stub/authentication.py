@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.limits import FailureDelays, network
+from stubmail.scram import Keys
+from stubmail.scram_users import ScramUsers
 from stubmail.users import User, Users
 
 PARALLEL = 8  # attempts from one network that are checked, or serve their delay, at the same time
@@ -16,24 +18,46 @@ QUEUE = 64  # attempts from one network that wait for their turn
 
 
 class Authenticator:
-    """Checks logins; ``users`` may be replaced at any time. ``passwords`` is the thread pool for hashing."""
+    """Checks logins; ``replace`` the users at any time. ``passwords`` is the thread pool for hashing."""
 
     def __init__(self, users: Users, delays: FailureDelays, passwords: Executor) -> None:
-        self.users = users
+        self.replace(users)
         self._delays = delays
         self._passwords = passwords
         self._turns: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    def replace(self, users: Users) -> None:
+        """Let these accounts be the ones that can log in."""
+        self.users = users
+        self._scram = ScramUsers(users)
+
+    @property
+    def offers_scram(self) -> bool:
+        """Whether SCRAM-SHA-256 works for every account."""
+        return self._scram.offered
 
     async def check(self, login: bytes, password: bytes, peer: str) -> User:
         """Return the account. Raises PermanentError 5.7.8 after a delay when there is none such, TemporaryError 4.7.0
         when too many from that network try at once."""
         loop = asyncio.get_running_loop()
-        name = network(peer)
-        async with self._turn(name):
+        async with self._turn(network(peer)):
             user = await loop.run_in_executor(self._passwords, _authenticate, self.users, login, password)
-            if user is None or user.address is None:
-                await asyncio.sleep(self._delays.failed(name, loop.time()))
-                raise PermanentError("5.7.8", "the name or the password is wrong")
+            return await self._known(user, peer)
+
+    async def scram_keys(self, name: bytes, peer: str) -> Keys:
+        """Return what SCRAM needs of an account, or what looks like it. Raises TemporaryError 4.7.0, as ``check``."""
+        async with self._turn(network(peer)):
+            return await asyncio.get_running_loop().run_in_executor(self._passwords, self._scram.keys, name)
+
+    async def proven(self, name: bytes, peer: str, *, proven: bool) -> User:
+        """Return the account after an exchange of SCRAM. Raises as ``check``."""
+        async with self._turn(network(peer)):
+            return await self._known(self._scram.find(name) if proven else None, peer)
+
+    async def _known(self, user: User | None, peer: str) -> User:
+        if user is None or user.address is None:
+            await asyncio.sleep(self._delays.failed(network(peer), asyncio.get_running_loop().time()))
+            raise PermanentError("5.7.8", "the name or the password is wrong")
         return user
 
     @asynccontextmanager

@@ -140,7 +140,7 @@ class Receiver:
             if self._tls is not None:
                 tls_context(self._options)  # a pair that does not fit would leave half of itself in the one in use
                 _load_certificate(self._tls, self._options)
-            authenticator.users = users
+            authenticator.replace(users)
         except Exit as error:
             event(_log, "refused", level=logging.ERROR, reason=error.text)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import select
 import socket
 import ssl
 import threading
@@ -80,8 +81,13 @@ def make_queue(root: Path) -> Queue:
 class Client:
     """Sends octets as they are and reads whole replies; use it as a context manager."""
 
-    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
-        self._socket = socket.create_connection(address, timeout=20)
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None, window: int = 0) -> None:
+        """``window``: how many octets may wait to be read, 0 for as many as usual."""
+        self._socket = socket.socket()
+        self._socket.settimeout(20)
+        if window:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self._socket.connect(address)
         if tls is not None:
             self._socket = tls.wrap_socket(self._socket)
         self._file = self._socket.makefile("rb")
@@ -94,6 +100,11 @@ class Client:
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
+
+    def trickle(self, data: bytes) -> None:
+        """Send octets again and again, slowly, until the server says something or hangs up."""
+        while not select.select([self._socket], [], [], 0.01)[0]:
+            self._socket.sendall(data)
 
     def reply(self) -> str:
         """Read one reply, its lines joined; empty when the server has closed."""
@@ -167,6 +178,7 @@ def gateway(
     *,
     implicit_tls: bool = False,
     lmtp: bool = False,
+    users: Sequence[User] = USERS,
 ) -> Iterator[Gateway]:
     """Serve on a free loopback port, in a thread of its own."""
     queue = make_queue(spool)
@@ -182,7 +194,7 @@ def gateway(
             counters = Counters()
             intake = Intake(queue, counters=counters)
             resources.callback(intake.close)
-            authenticator = Authenticator(Users(list(USERS)), FailureDelays(0.0, 0.0, 60.0), passwords)
+            authenticator = Authenticator(Users(list(users)), FailureDelays(0.0, 0.0, 60.0), passwords)
             acceptance = Acceptance(
                 "gate.alpha.example", options, authenticator, intake, queue.incoming, counters=counters
             )
