@@ -3,6 +3,7 @@
 import ipaddress
 from dataclasses import dataclass
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -111,6 +112,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, dns.resolver.LifetimeTimeout):
         return "no answer in time"
     if isinstance(error, dns.resolver.NoNameservers):
-        codes = sorted({attempt[3] for attempt in error.kwargs.get("errors", ()) if isinstance(attempt[3], str)})
+        attempts = error.kwargs.get("errors", ())
+        codes = sorted({_code(attempt[3], attempt[4]) for attempt in attempts if isinstance(attempt[3], str)})
         return ", ".join(codes) or "no usable answer"
     return type(error).__name__
+
+
+def _code(rcode: str, response: dns.message.Message | None) -> str:
+    """The rcode, and what the resolver says of its cause (RFC 8914): without that, bogus DNSSEC is a mere SERVFAIL."""
+    options = response.options if response is not None else ()
+    causes = [dns.edns.EDECode.to_text(option.code) for option in options if isinstance(option, dns.edns.EDEOption)]
+    return f"{rcode} ({', '.join(causes[:3])})" if causes else rcode

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -27,6 +28,7 @@ class Fault(enum.Enum):
     """What to do wrong when asked for a name."""
 
     SERVFAIL = "servfail"
+    BOGUS = "bogus"  # SERVFAIL as a validating resolver gives it for wrong signatures (RFC 4035 §5.5, RFC 8914)
     REFUSED = "refused"
     REFERRAL = "referral"  # to name servers that do not exist, without a word on the question
     SILENT = "silent"
@@ -85,6 +87,9 @@ class Authority:
         fill(response, zones)
         if fault is Fault.SERVFAIL or fault is Fault.REFUSED:
             _empty(response, dns.rcode.SERVFAIL if fault is Fault.SERVFAIL else dns.rcode.REFUSED)
+        if fault is Fault.BOGUS:
+            _empty(response, dns.rcode.SERVFAIL)
+            response.use_edns(0, payload=PAYLOAD, options=[dns.edns.EDEOption(dns.edns.EDECode.DNSSEC_BOGUS)])
         if fault is Fault.REFERRAL:
             _empty(response, dns.rcode.NOERROR)
             response.flags &= ~dns.flags.AA

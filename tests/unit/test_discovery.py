@@ -134,7 +134,9 @@ def test_half_an_offer_is_a_failure(resolver: Resolver) -> None:
     assert caught.value.code == "4.4.4"
 
 
-@pytest.mark.parametrize("fault", [Fault.SERVFAIL, Fault.REFUSED, Fault.REFERRAL, Fault.SILENT, Fault.GARBAGE])
+@pytest.mark.parametrize(
+    "fault", [Fault.SERVFAIL, Fault.BOGUS, Fault.REFUSED, Fault.REFERRAL, Fault.SILENT, Fault.GARBAGE]
+)
 @pytest.mark.parametrize("record", ["_stub._udp", "_pks._tcp", "_post._tcp"])
 def test_a_failure_is_never_taken_for_absence(
     server: NameServer, resolver: Resolver, record: str, fault: Fault
@@ -151,6 +153,9 @@ def test_a_failure_is_never_taken_for_absence(
 def test_a_failure_says_what_it_was(server: NameServer, resolver: Resolver) -> None:
     server.authority.faults["_stub._udp.good.example"] = Fault.SERVFAIL
     with pytest.raises(TemporaryError, match=r"SERVFAIL asking for _stub\._udp\.good\.example"):
+        resolver.discover("good.example")
+    server.authority.faults["_stub._udp.good.example"] = Fault.BOGUS
+    with pytest.raises(TemporaryError, match=r"SERVFAIL \(DNSSEC_BOGUS\) asking for"):
         resolver.discover("good.example")
 
 
