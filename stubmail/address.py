@@ -12,6 +12,9 @@ MAX_NAME = 253  # octets of a domain name as text, RFC 1035 §2.3.4
 # So is what would break lines or cannot be UTF-8: C1 controls, U+2028, U+2029 and surrogates.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff-]+"
 _LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
+# RFC 5894 §7.2: what IDNA2003, which Python has, makes other letters of or drops, and IDNA2008 does not: sharp s, final
+# sigma, and the two zero-width joiners. The same text would mean another domain here than elsewhere.
+_AMBIGUOUS = frozenset("\u00df\u1e9e\u03c2\u200c\u200d")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -22,13 +25,15 @@ class AddressError(ValueError):
 def parse_domain(text: str) -> str:
     """Return a domain name in the form used everywhere else: lower case, A-labels, no trailing dot.
 
-    Raises AddressError for an address literal, an empty or over-long label or name (RFC 1035 §2.3.4), or text that
-    IDNA cannot encode.
+    Raises AddressError for an address literal, an empty or over-long label or name (RFC 1035 §2.3.4), text that
+    IDNA cannot encode, or letters that the versions of IDNA encode differently.
     """
     if len(text) > MAX_NAME + 1:  # before IDNA, whose work grows with the square of the length
         raise AddressError("the domain name is too long")
     name = text.removesuffix(".").lower()
     if not name.isascii():
+        if _AMBIGUOUS & set(text):
+            raise AddressError(f"{text!r} means different domains to different programs; write it in A-labels (xn--…)")
         try:
             name = name.encode("idna").decode("ascii")
         except UnicodeError as error:
