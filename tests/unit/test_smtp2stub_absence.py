@@ -22,8 +22,7 @@ from tests.support.posting import MemoryAccount, MemoryKeyring, MemoryResolver, 
 RECORDS = ("_stub._udp", "_pks._tcp", "_post._tcp")
 FAULTS = (Fault.SERVFAIL, Fault.BOGUS, Fault.REFUSED, Fault.REFERRAL, Fault.SILENT, Fault.GARBAGE)
 HEAD = (
-    "$ORIGIN example.\n$TTL 60\n@ SOA ns h ( 1 3600 600 604800 60 )\n@ NS ns\nns A 127.0.0.1\n"
-HEAD += "legacy MX 10 mx.legacy\n"
+    "$ORIGIN example.\n$TTL 60\n@ SOA ns h ( 1 3600 600 604800 60 )\n@ NS ns\nns A 127.0.0.1\nlegacy MX 10 mx.legacy\n"
 )
 STUB = (
     "_stub._udp.beta SRV 10 5 2225 post.beta\n",
