@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Gateway:
         }
         self.dns: tuple[str, int] = ("127.0.0.1", 1)
         self.add_user("alice", maildrop=f"mbox:{root / 'alice.mbox'}", gnupghome=root / "g")
+        self.wrapper: Sequence[str] = ()  # a command that the gateway is started by
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def add_user(self, name: str, **more: object) -> None:
@@ -58,7 +59,7 @@ class Gateway:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            process = subprocess.Popen(self.command(*arguments), stderr=log, cwd=REPOSITORY)
+            process = subprocess.Popen([*self.wrapper, *self.command(*arguments)], stderr=log, cwd=REPOSITORY)
         self.processes.append(process)
         return process
 
