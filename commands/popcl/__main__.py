@@ -4,7 +4,7 @@ import logging
 import os
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import click
 from commands.popcl import auth_file
 from commands.popcl.auth_file import Credentials
 from commands.popcl.connection import CertificatesError, Connection, NoHost, Untrusted, tls_context
-from commands.popcl.fetch import Fetcher, Outcome, Wishes, nothing
+from commands.popcl.fetch import Fetcher, Outcome, Progress, Wishes, nothing
 from commands.popcl.login import LoginRefused, log_in
 from commands.popcl.mechanisms import MechanismError
 from commands.popcl.out_dir import CannotCreate, OutDir
@@ -58,7 +58,9 @@ logger = logging.getLogger("popcl")
 @click.option(
     "-o", "out_dir", metavar="OUT_DIR", type=click.Path(path_type=Path), required=True, help="Where the messages go."
 )
-@click.option("-p", "port", type=click.IntRange(1, 65_535), help=f"Port; default: {PORT}, with -T {TLS_PORT}.")
+@click.option(
+    "-p", "port", metavar="PORT", type=click.IntRange(1, 65_535), help=f"Port; default: {PORT}, with -T {TLS_PORT}."
+)
 @click.option("-T", "pop3s", is_flag=True, help="POP3S: TLS from the beginning.")
 @click.option("-S", "stls", is_flag=True, help="Go over to TLS with STLS.")
 @click.option(
@@ -69,7 +71,14 @@ logger = logging.getLogger("popcl")
 )
 @click.option("-d", "delete", is_flag=True, help="Delete at the server what was fetched.")
 @click.option("-n", "new_only", is_flag=True, help="Only messages whose Message-ID OUT_DIR does not have.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=180.0, show_default=True, help="Seconds of silence.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=180.0,
+    show_default=True,
+    help="How long the server may be silent.",
+)
 @click.option("--check", is_flag=True, help="Log in, count the messages, fetch nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what happens.")
 @click.version_option(__version__, "--version", message="%(prog)s %(version)s")
@@ -131,19 +140,19 @@ def _log_in(session: Session, credentials: Credentials) -> None:
 
 
 def _check(session: Session, out: OutDir) -> None:
-    count = Fetcher(session, out).count
-    session.quit()
-    click.echo(f"{count} message{'' if count == 1 else 's'} at the server")
+    fetcher = Fetcher(session, out)
+    fetcher.leave()
+    click.echo(f"{fetcher.count} message{'' if fetcher.count == 1 else 's'} at the server")
 
 
 def _fetch(session: Session, out: OutDir, wishes: Wishes) -> None:
     """Fetch, and say in any case how many messages there are now. Raises Exit when the server refused some."""
-    with _progress() as progress:
-        fetcher = Fetcher(session, out, progress)
-        try:
-            fetcher.run(wishes)
-        finally:
-            click.echo(_report(fetcher.outcome, wishes))
+    fetcher = Fetcher(session, out)
+    try:
+        with _progress() as progress:
+            fetcher.run(wishes, progress)
+    finally:
+        click.echo(_report(fetcher.outcome, wishes))
     for failure in fetcher.outcome.failures:
         _warn(failure)
     if fetcher.outcome.failures:
@@ -158,7 +167,7 @@ def _report(outcome: Outcome, wishes: Wishes) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def _progress() -> Iterator[Progress]:
     """A progress bar on standard error if that is a terminal, and none otherwise."""
     if not sys.stderr.isatty():
         yield nothing

@@ -1,6 +1,8 @@
 """What is to be done with a maildrop: each message into its file, and deleted at the server only when it is there."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from commands.popcl import listings
@@ -8,9 +10,15 @@ from commands.popcl.names import Header, name_of
 from commands.popcl.out_dir import OutDir
 from commands.popcl.protocol import Expect, ProtocolError
 from commands.popcl.session import Session, refusal
-from stubmail.errors import TemporaryError
+from stubmail import log
+from stubmail.errors import StubmailError, TemporaryError
+
+Progress = Callable[[int, int], None]
 
 SLACK = 2**20  # octets that a message may have beyond twice the announced ones: some servers count line ends singly
+
+
+logger = logging.getLogger("popcl")
 
 
 @dataclass
@@ -35,13 +43,14 @@ def nothing(octets: int, total: int) -> None:
 
 
 class Fetcher:
-    """Fetches from one session into one directory. ``progress`` is told octets: so many more, of so many in all."""
+    """Fetches from one session into one directory."""
 
-    def __init__(self, session: Session, out: OutDir, progress: Callable[[int, int], None] = nothing) -> None:
+    def __init__(self, session: Session, out: OutDir) -> None:
+        """Ask what there is. Raises StubmailError, ProtocolError."""
         self.outcome = Outcome()
         self._session = session
         self._out = out
-        self._progress = progress
+        self._progress: Progress = nothing
         count = listings.parse_stat(session.require("STAT", "STAT").text)
         self._numbers = range(1, count + 1)
         sizes = session.listing("LIST", count) if count else None
@@ -54,17 +63,23 @@ class Fetcher:
         """How many messages the maildrop holds."""
         return len(self._numbers)
 
-    def run(self, wishes: Wishes) -> None:
-        """Fetch, delete what was fetched if that is wished, and end the session.
+    def run(self, wishes: Wishes, progress: Progress = nothing) -> None:
+        """Fetch, delete what was fetched if that is wished, and end the session. Raises StubmailError, ProtocolError.
 
-        Raises StubmailError, ProtocolError. When it raises after QUIT was sent, what was marked may be deleted or not.
+        ``progress`` is told octets: so many more, of so many in all.
         """
+        self._progress = progress
         by_header = wishes.new_only and not wishes.delete and not self._out.is_empty
         here = self._fetch(self._new() if by_header else self._numbers, wishes)
         self._out.sync()
         if wishes.delete:
             self._delete(here)
         else:
+            self.leave()
+
+    def leave(self) -> None:
+        """End a session in which nothing was marked: whatever the server answers, nothing depends on it."""
+        with suppress(StubmailError, ProtocolError):
             self._session.quit()
 
     def _new(self) -> list[int]:
@@ -108,7 +123,8 @@ class Fetcher:
             name = name_of(header.message_id(), self._uids[number], draft.digest)
             added = False
             if wishes.delete or not (wishes.new_only and self._out.had(name)):
-                _, added = self._out.keep(draft, name)
+                name, added = self._out.keep(draft, name)
+        log.event(logger, "stored" if added else "known", str(number), file=name, size=draft.size)
         if added or not wishes.new_only:
             self.outcome.downloaded += 1
 
@@ -133,7 +149,11 @@ class Fetcher:
             else:
                 failure = refusal(status, f"the server does not delete message {number}")
                 self.outcome.failures.append(failure.text)
-        status = self._session.quit()
+        try:
+            status = self._session.quit()
+        except TemporaryError as error:
+            text = f"{error.text}: it may have deleted the messages or not; what was to be deleted is here"
+            raise TemporaryError(error.code, text) from error
         if not status.ok:
             raise refusal(status, "the server may have deleted nothing", TemporaryError)
         self.outcome.deleted = marked
