@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+import uvloop
+
 from services.smtp2stub.acceptance import Acceptance
 from services.smtp2stub.authentication import Authenticator
 from services.smtp2stub.counters import Counters
@@ -213,7 +215,7 @@ def gateway(
             if acceptance.connections:
                 await asyncio.wait_for(acceptance.empty.wait(), 10)
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread = threading.Thread(target=lambda: uvloop.run(serve()))
     thread.start()
     assert ready.wait(10)
     try:

@@ -217,15 +217,23 @@ def test_starttls_begins_anew(tmp_path: Path) -> None:
         assert b"with ESMTPSA id" in served.messages()[0][1]
 
 
-def test_commands_slipped_in_behind_starttls_are_not_heard(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "injected",
+    [
+        b"EHLO injected\r\nMAIL FROM:<alice@alpha.example>\r\n",
+        b"NOOP\r\n" * 1000,
+        b"EHLO half a line",
+        b"AUTH PLAIN AGFsaWNlAHdvbmRlcmxhbmQ=\r\n",
+    ],
+)
+def test_commands_slipped_in_behind_starttls_are_not_heard(tmp_path: Path, injected: bytes) -> None:
     with gateway(tmp_path, OPTIONS, server_tls()) as served, served.hello() as client:
-        client.send(b"STARTTLS\r\nEHLO injected\r\nMAIL FROM:<alice@alpha.example>\r\n")
+        client.send(b"STARTTLS\r\n" + injected)
         assert client.reply().startswith("220")
-        try:
-            client.start_tls(client_tls())
-        except (ssl.SSLError, OSError):
-            return  # taking the injected octets for a handshake is as good
-        assert client.say("RCPT TO:<bob@beta.example>").startswith("503")
+        client.start_tls(client_tls())
+        assert client.say("MAIL FROM:<alice@alpha.example>").startswith("503 5.5.1 say EHLO first")
+        assert client.say("EHLO me").startswith("250-gate.alpha.example")
+        assert client.say("RCPT TO:<bob@beta.example>").startswith("503 5.5.1 MAIL")
         assert client.say("NOOP").startswith("250")
 
 
