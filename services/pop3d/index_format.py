@@ -2,9 +2,10 @@
 
     magic (16 octets), CRC-32 of all that follows
     head, 8 octets each: the mbox's inode, size, times of modification and of change when it was indexed; how many
-    messages, twins' numbers, and octets of memory there are
+    messages, twins' numbers, octets of X-UIDL fields, and octets of memory there are
     starts, bodies, ends, octets (8 octets a message each), hashes (32 each)
-    twins' numbers (index and number, 4 octets each), the memory of twins (uidl.pack)
+    twins' numbers (index and number, 4 octets each), X-UIDL fields (index in digits, space, value, LF)
+    the memory of twins (uidl.pack)
 
 All in this machine's byte order: another's has another magic.
 """
@@ -14,13 +15,13 @@ import sys
 import zlib
 from dataclasses import dataclass, field
 
-from services.pop3d.uidl import HASH_SIZE
+from services.pop3d.uidl import HASH_SIZE, imported_hash, may_be_imported
 from stubmail.mbox.scan import DIGEST_SIZE, Index
 from stubmail.mbox.snapshot import Signature
 
-_MAGIC = b"stub-index 1 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
+_MAGIC = b"stub-index 2 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
 _CHECKSUM = struct.Struct("=I")
-_HEAD = struct.Struct("=QQqqQQQ")
+_HEAD = struct.Struct("=QQqqQQQQ")
 _NUMBER = struct.Struct("=II")
 
 
@@ -45,14 +46,26 @@ class Record:
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", sum(self.index.octets))
 
+    def imported(self, index: int) -> str:
+        """The unique-id that another server gave a message, if that may be used."""
+        uidl = self.index.uidls.get(index, "")
+        return uidl if may_be_imported(uidl) else ""
+
     def hash(self, index: int) -> bytes:
         """The hash by which a message's unique-id begins."""
+        if imported := self.imported(index):
+            return imported_hash(imported)
         return bytes(self.index.digests[index * DIGEST_SIZE : index * DIGEST_SIZE + HASH_SIZE])
 
     @property
     def size(self) -> int:
         """About how many octets it takes, in memory as on disk."""
-        return (4 * 8 + DIGEST_SIZE) * len(self.index) + 100 * len(self.numbers) + len(self.memory) + 1000
+        return (
+            (4 * 8 + DIGEST_SIZE) * len(self.index)
+            + 100 * (len(self.numbers) + len(self.index.uidls))
+            + len(self.memory)
+            + 1000
+        )
 
     def hashes(self) -> list[bytes]:
         """All of them, in order."""
@@ -61,12 +74,14 @@ class Record:
     def to_wire(self) -> bytes:
         """Return the record as octets."""
         index = self.index
+        uidls = "".join(f"{at} {uidl}\n" for at, uidl in index.uidls.items()).encode()
         body = b"".join(
             (
-                _HEAD.pack(*self.seen, len(index), len(self.numbers), len(self.memory)),
+                _HEAD.pack(*self.seen, len(index), len(self.numbers), len(uidls), len(self.memory)),
                 *(numbers.tobytes() for numbers in (index.starts, index.bodies, index.ends, index.octets)),
                 index.digests,
                 *(_NUMBER.pack(*item) for item in self.numbers.items()),
+                uidls,
                 self.memory,
             )
         )
@@ -80,8 +95,8 @@ class Record:
             raise RecordError("the octets do not begin as an index does")
         if _CHECKSUM.unpack_from(data, len(_MAGIC)) != (zlib.crc32(body),):
             raise RecordError("the index is damaged")
-        *seen, messages, numbers, memory = _HEAD.unpack_from(body)
-        lengths = [8 * messages] * 4 + [DIGEST_SIZE * messages, _NUMBER.size * numbers, memory]
+        *seen, messages, numbers, uidls, memory = _HEAD.unpack_from(body)
+        lengths = [8 * messages] * 4 + [DIGEST_SIZE * messages, _NUMBER.size * numbers, uidls, memory]
         if _HEAD.size + sum(lengths) != len(body):
             raise RecordError("the index is not as long as it says")
         parts: list[memoryview] = []
@@ -93,8 +108,11 @@ class Record:
         for column, part in zip((index.starts, index.bodies, index.ends, index.octets), parts, strict=False):
             column.frombytes(part)
         index.digests += parts[4]
+        for line in bytes(parts[6]).decode().splitlines():
+            at_text, _, uidl = line.partition(" ")
+            index.uidls[int(at_text)] = uidl
         index.size = seen[1]
-        return cls((seen[0], seen[1], seen[2], seen[3]), index, dict(_NUMBER.iter_unpack(parts[5])), bytes(parts[6]))
+        return cls((seen[0], seen[1], seen[2], seen[3]), index, dict(_NUMBER.iter_unpack(parts[5])), bytes(parts[7]))
 
 
 def without(index: Index, gone: set[int]) -> Index:
@@ -105,6 +123,8 @@ def without(index: Index, gone: set[int]) -> Index:
         if at in gone:
             removed += index.after(at) - index.starts[at]
             continue
+        if uidl := index.uidls.get(at):
+            rest.uidls[len(rest)] = uidl
         rest.starts.append(index.starts[at] - removed)
         rest.bodies.append(index.bodies[at] - removed)
         rest.ends.append(index.ends[at] - removed)

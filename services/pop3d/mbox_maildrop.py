@@ -66,7 +66,8 @@ class MboxMaildrop:
         self.total = self._record.total
 
     def uid(self, index: int) -> str:
-        return format_uid(self._record.hash(index), self._record.numbers.get(index, 1))
+        record = self._record
+        return format_uid(record.hash(index), record.numbers.get(index, 1), record.imported(index))
 
     def content(self, number: int) -> Iterator[bytes]:
         return self._snapshot.chunks(number - 1)

@@ -1,4 +1,4 @@
-"""Unique-ids of messages that have no name of their own: a hash, and a number where hashes are the same (RFC 1939 §7).
+"""Unique-ids of messages in an mbox: a hash, and a number where hashes are the same (RFC 1939 §7).
 
 An id must be unique, stay the same while the message is there, whatever comes and goes around it, and never come back
 for another message. The hash of the content does most of that without any memory. What is left are twins, messages
@@ -6,14 +6,20 @@ with the same content: the second is number 2, the third number 3, in the order 
 with its message and is never given again; so that this holds when the first of two twins has gone, the numbers that the
 order alone does not tell are remembered. When that memory is lost, numbers go by the order again: an id may then
 pass from one message to its twin, and nobody misses a message, since both are the same octets.
+
+A message with an X-UIDL field has the id that another server gave it. Its hash is that of the field, and only number 1
+is called what the field says: anybody may send messages with the same field, or write an id of ours into it.
 """
 
+import hashlib
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 HASH_SIZE = 16  # octets; an id has twice as many characters, and a number from the second twin on
 
+_OURS = re.compile(r"[0-9a-f]{32}(\.[0-9]+)?")
 _RECORD = struct.Struct(">16sII")  # hash, highest number, how many numbers of 4 octets follow
 
 
@@ -37,8 +43,20 @@ class Twins:
 Memory = Mapping[bytes, Twins]
 
 
-def format_uid(one: bytes, number: int) -> str:
-    """Return the unique-id of message ``number`` of those with this hash."""
+def imported_hash(uidl: str) -> bytes:
+    """Return the hash for what an X-UIDL field says."""
+    return hashlib.blake2b(uidl.encode(), digest_size=HASH_SIZE, person=b"X-UIDL").digest()
+
+
+def may_be_imported(uidl: str) -> bool:
+    """Tell whether it cannot be taken for an id that is given here."""
+    return not _OURS.fullmatch(uidl)
+
+
+def format_uid(one: bytes, number: int, imported: str = "") -> str:
+    """Return the unique-id of message ``number`` of those with this hash; ``imported`` is its X-UIDL field."""
+    if imported and number == 1:
+        return imported
     return f"{one.hex()}.{number}" if number > 1 else one.hex()
 
 

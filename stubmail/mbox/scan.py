@@ -17,6 +17,9 @@ DIGEST_SIZE = 32
 
 _FROM = re.compile(rb"\nFrom ")
 _EMPTY_LINES = re.compile(rb"(?:\r?\n){1,1000}")  # no more at once: each costs memory while it may be given back
+_HEAD = 8192  # octets of a message in which an X-UIDL field is looked for
+_UIDL = re.compile(rb"(?<=\nX-UIDL:)[ \t]*([\x21-\x7e]{1,70})[ \t]*\r?\n")
+_EMPTY = re.compile(rb"^\r?\n", re.MULTILINE)
 _HOLD = 7  # of "\n\r\nFrom " so many octets may have come and nothing be certain
 
 
@@ -29,6 +32,8 @@ class Index:
         self.ends = array("Q")
         self.octets = array("Q")
         self.digests = bytearray()
+        self.uidls: dict[int, str] = {}
+        """The unique-ids in X-UIDL fields, by which other programs kept them; nobody has made sure that they differ."""
         self.size = 0
 
     def __len__(self) -> int:
@@ -70,6 +75,22 @@ def content_hash(content: bytes) -> bytes:
     return whole.digest()
 
 
+def _find_uidl(content: bytes) -> str:
+    """Return what an X-UIDL field says in a message that begins so; an empty text when there is none."""
+    if content.find(b"X-UIDL:", 0, _HEAD) < 0:
+        return ""
+    head = content[:_HEAD]
+    at = 0 if head.startswith(b"X-UIDL:") else head.find(b"\nX-UIDL:") + 1
+    if head[at : at + 7] != b"X-UIDL:":
+        return ""
+    if len(head) < _HEAD:  # a later delivery completes the last line
+        head += b"\n"
+    match = _UIDL.match(b"\n" + head, at + 8)
+    if match is None or _EMPTY.search(head, 0, at):  # in the body it is anybody's text
+        return ""
+    return match[1].decode()
+
+
 def _skip_empty_lines(data: bytes, at: int) -> int:
     while empty := _EMPTY_LINES.match(data, at):
         at = empty.end()
@@ -100,6 +121,7 @@ class Scanner:
         self._state = self._leading
         self._length = WireLength()
         self._hash = ContentHash()
+        self._head = b""
 
     def feed(self, data: bytes) -> None:
         """Take the next piece. Raises NotMbox when the file does not begin with a ``From `` line."""
@@ -175,7 +197,9 @@ class Scanner:
 
     def _take(self, content: bytes) -> None:
         if self._index.bodies[-1] == self._offset + self._at:
-            self._length, self._hash = WireLength(), ContentHash()
+            self._length, self._hash, self._head = WireLength(), ContentHash(), b""
+        if len(self._head) < _HEAD:
+            self._head += content[: _HEAD - len(self._head)]
         self._length.feed(content)
         self._hash.feed(content)
 
@@ -189,6 +213,9 @@ class Scanner:
             self._take(content)
             self._index.octets.append(self._length.finish())
             self._index.digests += self._hash.finish()
+            content = self._head
+        if uidl := _find_uidl(content):
+            self._index.uidls[len(self._index) - 1] = uidl
 
 
 def _no_from_line() -> NotMbox:

@@ -21,12 +21,12 @@ def mbox(*contents: bytes) -> bytes:
     return b"".join(b"From a@b Thu Jan  1 00:00:00 2026\n" + content + b"\n" for content in contents)
 
 
-FILE = mbox(b"one\n", b"two\r\n>From x\n", b"one\n", b"\n", b"last\n")
+FILE = mbox(b"one\n", b"two\r\n>From x\n", b"one\n", b"X-UIDL: x\n\n", b"last\n")
 RECORD = Record((7, len(FILE), 123, -5), scan(FILE), {2: 2}, b"memory")
 
 
 def columns(index: Index) -> list[object]:
-    return [index.starts, index.bodies, index.ends, index.octets, index.digests, index.size]
+    return [index.starts, index.bodies, index.ends, index.octets, index.digests, index.size, index.uidls]
 
 
 def test_a_record_survives_the_file() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,3 +252,60 @@ def test_messages_are_as_old_as_their_from_lines_say(path: Path) -> None:
     with contextlib.closing(MboxLocation(path).open()) as maildrop:
         assert maildrop.older(1_767_312_000) == [1]  # 2026-01-02
         assert maildrop.older(1_767_999_999) == [1, 3]
+
+
+def imported(uidl: str, text: str = "text") -> bytes:
+    return f"Subject: x\nX-UIDL: {uidl}\n\n{text}\n".encode()
+
+
+def test_ids_of_another_server_are_kept(path: Path) -> None:
+    """A mailbox that was moved here: clients do not fetch all of it again."""
+    write(
+        path,
+        imported("0123456789.1"),
+        b'Subject: x\r\nX-UIDL:\t~a"b  \r\n\r\ntext\n',
+        b"X-UIDL: " + b"x" * 70 + b"\n\n",
+    )
+    expected = ["0123456789.1", '~a"b', "x" * 70]
+    assert uids(path) == expected
+    assert uids(path) == expected
+    lose_index(path)
+    assert uids(path) == expected
+    remove(path, 1)
+    assert uids(path) == expected[1:]
+    lose_index(path)
+    assert uids(path) == expected[1:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        imported("a b"),
+        imported(""),
+        imported("x" * 71),
+        imported("caf\u00e9"),
+        imported("0" * 32),
+        imported("0123456789abcdef" * 2 + ".2"),
+        b"Subject: x\n\nX-UIDL: body\n",
+        b"Subject: x\r\n\r\nX-UIDL: body\n",
+        b"\nX-UIDL: body\n",
+        b"Subject: x\n X-UIDL: folded\n\n",
+    ],
+)
+def test_what_cannot_be_an_id_is_not_kept(path: Path, content: bytes) -> None:
+    write(path, content)
+    (uid,) = uids(path)
+    assert re.fullmatch("[0-9a-f]{32}", uid)
+
+
+def test_nobody_can_send_a_message_with_the_id_of_another(path: Path) -> None:
+    write(path, imported("theirs"))
+    append(path, imported("theirs", "forged"))
+    first, second = uids(path)
+    assert first == "theirs"
+    assert second != first
+    remove(path, 1)
+    assert uids(path) == [second], "it does not move up"
+    append(path, imported("theirs", "again"))
+    assert first not in uids(path), "and no id comes back"
+    assert len(set(uids(path))) == 2
