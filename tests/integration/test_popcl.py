@@ -1,5 +1,7 @@
 """popcl with pop3d and with Dovecot: in the clear, with STLS and POP3S; -n and -d; crashes in the middle."""
 
+import itertools
+import os
 import re
 import signal
 import subprocess
@@ -167,3 +169,54 @@ def test_killed_in_the_middle_it_leaves_whole_messages_and_the_server_as_it_was(
     new = "2 new messages" if "-n" in options else "5 messages"
     assert (run.status, run.output) == (0, f"{new} downloaded, 5 deleted\n")
     assert client.files() == {f"{number}@x": message for number, message in enumerate(messages)}
+
+
+# popcl that kills itself before step number argv[1] of those that others can see: names, syncs, and what it sends.
+KILLED = """
+import os, signal, socket, sys
+left = int(sys.argv.pop(1))
+
+def counted(function):
+    def call(*arguments, **options):
+        global left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return function(*arguments, **options)
+    return call
+
+for name in ("fsync", "link", "rename", "unlink"):
+    setattr(os, name, counted(getattr(os, name)))
+socket.socket.sendall = counted(socket.socket.sendall)
+if os.environ.get("NAMED"):
+    from commands.popcl import out_dir
+    from pathlib import Path
+    out_dir._PROC = Path("/nowhere")
+from commands.popcl.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("named", ["", "1"])
+def test_killed_at_every_step_it_loses_nothing_and_leaves_no_half_message(tmp_path: Path, named: str) -> None:
+    messages = {f"{number}@x": b"Message-ID: <%d@x>\r\n\r\nbody\r\n" % number for number in range(2)}
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "NAMED": named}
+    for step in itertools.count():
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        client = Popcl(directory)
+        with ScriptedPop3(maildrop(*messages.values())) as server:
+            command = [sys.executable, "-c", KILLED, str(step), *client.arguments(server.port, "-d")]
+            status = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
+            files = client.files() if client.out.exists() else {}
+            whole = {name: content for name, content in files.items() if not name.startswith(".popcl-")}
+            assert whole.items() <= messages.items()
+            if {b"DELE", b"QUIT"} & set(server.verbs()):
+                assert whole == messages
+            run = client.run(server.port, "-d")
+            assert (run.status, run.output) == (0, "2 messages downloaded, 2 deleted\n")
+            assert client.files() == messages
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert step > 14
