@@ -26,16 +26,20 @@ logger = logging.getLogger("pop3d")
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection; ``implicit_tls``: TLS comes before the greeting (RFC 8314 §3)."""
+    """One client's connection; ``implicit_tls``: TLS comes before the greeting (RFC 8314 §3).
 
-    def __init__(self, host: Host, implicit_tls: bool) -> None:
+    ``address``: the client's, when it is not the peer's.
+    """
+
+    def __init__(self, host: Host, implicit_tls: bool, address: str = "") -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._implicit_tls = implicit_tls
         self.id = secrets.token_hex(4)
         self.local = False  # on this machine
         self.counted = True  # among the sessions of its network
-        self.address = self.network = self._reason = ""
+        self.address = address
+        self.network = self._reason = ""
         self._paused: asyncio.Future[None] | None = None
         self._turn: asyncio.Handle | None = None  # the next one, when the last was used up
         self._half_closed = self._closing = self.lost = False
@@ -44,8 +48,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._channel = Channel(cast(asyncio.Transport, transport))
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) else "local"
+        self.address = self.address or str(transport.get_extra_info("peername")[0])
         self.network, self.local = network(self.address), is_loopback(self.address)
         self._made = self._loop.time()
         self._deadlines = Deadlines(self._host.patience, self._made)

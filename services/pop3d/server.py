@@ -17,6 +17,7 @@ from services.pop3d.listening import bind, name_of
 from services.pop3d.locations import parse_location
 from services.pop3d.login import Door, Rules
 from services.pop3d.patience import Patience
+from services.pop3d.preamble import Preamble
 from services.pop3d.settings import Pop3d
 from services.pop3d.terms import Terms
 from services.pop3d.tls import load_certificate
@@ -124,7 +125,8 @@ class Server:
             raise
         loop = asyncio.get_running_loop()
         for one, implicit_tls in bound:
-            factory = partial(Connection, self, implicit_tls)
+            connect: Callable[..., asyncio.Protocol] = partial(Connection, self, implicit_tls)
+            factory = partial(Preamble, self._settings.networks, connect) if self._settings.proxies else connect
             self._listeners.append(await loop.create_server(factory, sock=one, backlog=BACKLOG))
             event(logger, "listening", address=name_of(one), tls=implicit_tls)
 

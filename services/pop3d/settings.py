@@ -1,9 +1,12 @@
 """[pop3d] of stub.conf."""
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stubmail.settings import ConfigError, setting
+from stubmail.settings import ConfigError, items, setting
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Pop3d:
     idle_seconds: float = setting(600.0, "how long a session may be idle after login; 600 is the least, RFC 1939 §3")
     write_seconds: float = setting(120.0, "how long a client may take nothing of what is sent to it")
     drain_seconds: float = setting(5.0, "how long sessions may go on after SIGTERM")
+    proxies: list[str] = items([], "networks of proxies: what comes from them begins with a PROXY header, version 2")
     login_delay_seconds: int = setting(0, "how long a user must wait between two logins (LOGIN-DELAY); 0: not at all")
     expire_days: int = setting(
         -1, "days after which messages are removed at QUIT (EXPIRE); 0: once they were retrieved; -1: never"
@@ -48,3 +52,12 @@ class Pop3d:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"[pop3d] {name} must be from {least} to {most}")
+        _ = self.networks
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks in ``proxies``."""
+        try:
+            return tuple(ipaddress.ip_network(text) for text in self.proxies)
+        except ValueError as error:
+            raise ConfigError(f"[pop3d] proxies: {error}") from error
