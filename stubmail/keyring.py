@@ -118,7 +118,13 @@ class Keyring:
         elif passphrase:
             check_passphrase(result)
         agent = AgentIdentity(certificate, self._gnupg, passphrase or None)
-        agent.sign(b"")  # better now than with the first message
+        try:
+            agent.sign(b"")  # better now than with the first message
+        except OpenPGPError as error:
+            if passphrase or error.reason != "unsupported":
+                raise
+            advice = "if it has a passphrase, name its passphrase_file, or have gpg-agent know it"
+            raise OpenPGPError("wrong-passphrase", f"{error.text}; {advice}") from error
         return agent
 
     def find(self, address: Address) -> Certificate | None:

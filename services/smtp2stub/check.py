@@ -1,6 +1,7 @@
 """--check: try everything that the gateway needs, and say all that is wrong."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,8 @@ from stubmail.routing import Policy
 from stubmail.settings import ConfigError, Dns, Domain
 from stubmail.spool import remove_durably, write_durably
 from stubmail.users import User, Users, load_users
+
+_ADVICE = "give it {} in the users file, or have `stubmail provision` make the account"
 
 
 def check_all(domain: Domain, dns: Dns, options: Smtp2stub) -> None:
@@ -51,9 +54,11 @@ def check_all(domain: Domain, dns: Dns, options: Smtp2stub) -> None:
 def _checks(
     domain: Domain, dns: Dns, options: Smtp2stub, users: Users, policies: Policies
 ) -> Iterator[Callable[[], str]]:
-    yield lambda: _spool(options.spool)
-    yield lambda: f"tls: {'certificate read' if tls_context(options) else 'none'}"
-    yield from (partial(_port, text) for text in (options.listen, options.tls_listen, options.admin_listen) if text)
+    yield lambda: _spool(options)
+    yield lambda: f"tls: {'certificate read' if tls_context(options) else 'none: only this machine can send'}"
+    for name in ("listen", "tls_listen", "admin_listen"):
+        if text := getattr(options, name):
+            yield partial(_port, name, text)
     if options.lmtp_listen:
         yield lambda: _lmtp(options.lmtp_listen)
     yield from (partial(_user, user) for user in users)
@@ -64,23 +69,40 @@ def _checks(
         yield lambda: _smarthost(domain, options)
 
 
-def _spool(spool: Path) -> str:
-    Queue(spool).create()
-    probe = spool / ".check"
-    write_durably(probe, b"")
-    remove_durably(probe)
+def _spool(options: Smtp2stub) -> str:
+    spool = options.spool
+    try:
+        Queue(spool).create()
+        probe = spool / ".check"
+        write_durably(probe, b"")
+        remove_durably(probe)
+    except OSError as error:
+        advice = "make it a directory of the user who runs smtp2stub, or set [smtp2stub] spool to another one"
+        status = os.EX_NOPERM if isinstance(error, PermissionError) else os.EX_OSERR
+        raise Exit(status, f"spool: {spool} cannot be written: {error.strerror or error}; {advice}") from error
+    free = shutil.disk_usage(spool).free
+    if free < options.reserve_bytes:
+        advice = f"make room, or lower [smtp2stub] reserve_bytes, which is {options.reserve_bytes}"
+        raise Exit(os.EX_OSERR, f"spool: {free} octets are free, and no mail would be accepted; {advice}")
     return f"spool: {spool} can be written"
 
 
-def _port(text: str) -> str:
-    bind(*parse_listen(text)).close()
-    return f"listen: {text} is free"
+def _port(name: str, text: str) -> str:
+    host, port = parse_listen(text)
+    try:
+        bind(host, port).close()
+    except Exit as error:
+        advice = "does another program have it, or this gateway already"
+        if error.status == os.EX_NOPERM:
+            advice = f"it takes root, or CAP_NET_BIND_SERVICE; or set [smtp2stub] {name} to a port of 1024 or more"
+        raise Exit(error.status, f"{name}: {error.text}; {advice}") from error
+    return f"{name}: {text} is free"
 
 
 def _lmtp(text: str) -> str:
     place = parse_lmtp_listen(text)
     if isinstance(place, tuple):
-        return _port(text)
+        return _port("lmtp_listen", text)
     if not os.access(place.parent, os.W_OK | os.X_OK):
         raise Exit(os.EX_NOPERM, f"lmtp_listen: the directory {place.parent} is missing or cannot be written")
     return f"listen: {place} can be made"
@@ -88,12 +110,16 @@ def _lmtp(text: str) -> str:
 
 def _user(user: User) -> str:
     if user.address is None:
-        raise ConfigError(f"user {user.name} has no address: it cannot send")
+        raise ConfigError(f"user {user.name} has no address and cannot send; {_ADVICE.format('address')}")
     if user.gnupghome is None:
-        raise ConfigError(f"user {user.name} has no gnupghome: it cannot send stub mail")
-    identity = Keyring(user.gnupghome).identity(user.address, user.passphrase())
+        raise ConfigError(f"user {user.name} has no gnupghome and cannot send stub mail; {_ADVICE.format('gnupghome')}")
+    try:
+        identity = Keyring(user.gnupghome).identity(user.address, user.passphrase())
+    except StubmailError as error:
+        raise Exit(os.EX_UNAVAILABLE, f"user {user.name}: {error.text}") from error
     if not user.maildrop.startswith(MBOX):
-        raise ConfigError(f"user {user.name} has no maildrop of the kind {MBOX}PATH: notices could not reach it")
+        what = f"user {user.name} has no maildrop of the kind {MBOX}PATH, where notices could go"
+        raise ConfigError(f"{what}; {_ADVICE.format('maildrop')}")
     path = Path(user.maildrop.removeprefix(MBOX))
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise Exit(os.EX_NOPERM, f"user {user.name}: the directory {path.parent} is missing or cannot be written")
@@ -105,7 +131,11 @@ def _store(domain: str, dns: Dns, options: Smtp2stub) -> str:
         return f"store: {configured_store(options.store)}"
     offer = Resolver.from_settings(dns).discover(domain)
     if offer is None:
-        raise Exit(os.EX_UNAVAILABLE, f"DNS answers, but {domain} has no stub mail records: nothing can be stored")
+        raise Exit(
+            os.EX_UNAVAILABLE,
+            f"DNS answers, but {domain} has no stub mail records: nothing can be stored; "
+            f"publish those that `stubmail dns render {domain} --host HOST` prints, or set [smtp2stub] store",
+        )
     return f"store: {offer.stores[0]}"
 
 
