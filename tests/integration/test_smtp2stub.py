@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
 from tests.support.gateway import ALICE, BOB, MESSAGE, Client
 from tests.support.gateway_process import LISTENING, REPOSITORY, Gateway, gateway_process
+from tests.support.gpg import need
 from tests.support.smarthost import FakeSmarthost, serving
 from tests.support.waiting import wait_until
 
@@ -79,6 +81,34 @@ def test_a_refusal_comes_back_as_a_notice(gateway: Gateway) -> None:
     assert b"The text" not in notice
 
 
+@pytest.mark.parametrize("offers", [[], ["DSN"]])
+def test_who_asks_for_it_is_told_of_success(gateway: Gateway, offers: list[str]) -> None:
+    zone = parse_zone("$ORIGIN legacy.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n")
+    with NameServer([zone]) as server, serving(FakeSmarthost(offers=offers)) as smarthost:
+        gateway.dns = server.address
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        gateway.start()
+        with smtplib.SMTP("127.0.0.1", gateway.port()) as client:
+            wishes = ["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;carol+2Bx@legacy.example"]
+            client.sendmail(str(ALICE), "carol@legacy.example", MESSAGE, ["RET=FULL", "ENVID=QQ1"], wishes)
+        wait_until(lambda: smarthost.messages, 30)
+        wait_until(lambda: not gateway.spool.messages(), 30)
+    mbox = gateway.root / "alice.mbox"
+    asked = [line for line in smarthost.commands if "NOTIFY" in line or "ENVID" in line]
+    if offers:
+        assert asked == [
+            f"mail FROM:<{ALICE}> RET=FULL ENVID=QQ1",
+            f"rcpt TO:<carol@legacy.example> {' '.join(wishes)}",
+        ]
+        assert not mbox.exists()
+        return
+    assert asked == []
+    [notice] = [b"".join(Mbox(mbox).snapshot().chunks(0))]
+    for field in ("Original-Envelope-Id: QQ1", "Original-Recipient: rfc822; carol+x@legacy.example", "Action: relayed"):
+        assert field.encode() in notice
+    assert b"The text" not in notice
+
+
 def test_silent_dns_keeps_mail_in_the_queue(gateway: Gateway) -> None:
     with serving(FakeSmarthost()) as smarthost:
         gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
@@ -113,6 +143,41 @@ def test_swaks_logs_in_over_tls(gateway: Gateway) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     assert len(gateway.spool.messages()) == 2
     assert all(stored.item.account == "alice" for stored in gateway.spool.messages())
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_curl_submits_over_tls(gateway: Gateway, tmp_path: Path, scheme: str) -> None:
+    need("curl", "curl")
+    gateway.settings |= {"tls_cert": TLS / "server.pem", "tls_key": TLS / "server.key", "trust_loopback": False}
+    if scheme == "smtps":
+        gateway.settings |= {"listen": "", "tls_listen": "127.0.0.1:0"}
+    gateway.start("--role", "receiver")
+    message = tmp_path / "message"
+    message.write_bytes(MESSAGE + "grüße\r\n.\r\n".encode())
+    envelope = ["--mail-from", str(ALICE), "--mail-rcpt", str(BOB), "--mail-rcpt", "carl@beta.example"]
+    common = ["curl", "--silent", "--show-error", "--insecure", "--ssl-reqd", *envelope, "--upload-file", str(message)]
+    url = ["--url", f"{scheme}://127.0.0.1:{gateway.port()}/laptop.example"]
+    refused = subprocess.run([*common, *url], capture_output=True, text=True, timeout=60)
+    assert "530" in refused.stderr
+    done = subprocess.run([*common, *url, "--user", "alice:secret"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    [stored] = gateway.spool.messages()
+    assert stored.content().endswith("The text\r\ngrüße\r\n.\r\n".encode())
+    assert b"from laptop.example ([127.0.0.1])" in stored.content()
+    assert b"with ESMTPSA id" in stored.content()
+
+
+def test_smtplib_sends_what_is_beyond_ascii(gateway: Gateway) -> None:
+    gateway.start("--role", "receiver")
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = str(ALICE), "jürgen@beta.example", "Grüße"
+    message.set_content("grün\n")
+    with smtplib.SMTP("127.0.0.1", gateway.port()) as client:
+        client.send_message(message)
+    [stored] = gateway.spool.messages()
+    assert stored.item.utf8
+    assert "Subject: Grüße\r\n".encode() in stored.content()
+    assert b"with UTF8SMTP id" in stored.content()
 
 
 def test_kill_9_of_the_receiver_under_load_loses_nothing_it_said_250_to(gateway: Gateway) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,11 @@ class Machine:
 
 
 def items() -> list[Any]:
-    """Messages accepted together: one easy, one for the smarthost as well, one that fails in part and waits in part."""
-    return [make_item(1), make_item(2, BOB, CAROL), make_item(3, DAVE, ERNA, CAROL), make_item(4, ERNA)]
+    """Messages accepted together: one easy, one for the smarthost as well, one that fails in part and waits in part,
+    one that fails, and one whose sender wants to hear of success."""
+    asked = make_item(5)
+    asked = replace(asked, recipients=tuple(replace(each, notify="SUCCESS") for each in asked.recipients))
+    return [make_item(1), make_item(2, BOB, CAROL), make_item(3, DAVE, ERNA, CAROL), make_item(4, ERNA), asked]
 
 
 def outside() -> Outside:
@@ -131,6 +135,7 @@ def test_a_courier_that_dies_anywhere_delivers_each_recipient_exactly_once(
         assert sorted(world.notices.items()) == [
             (f"{items()[2].id}.1", ["erna@echo.example"]),
             (f"{items()[3].id}.1", ["erna@echo.example"]),
+            (f"{items()[4].id}.1", ["relayed: bob@beta.example"]),
         ], f"step {step}"
         for relayed in set(world.relayed):
             # Twice only when the crash came between the smarthost's 250 and the disk (RFC 1047).
