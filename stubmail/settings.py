@@ -13,7 +13,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,9 +44,14 @@ class MissingConfig(ConfigError):
     """There is no configuration file at all: the caller shows a sample."""
 
 
-def setting(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
-    """Declare one setting; without a default it must be given. ``doc`` says what it means, with its unit."""
-    return dataclasses.field(default=default, metadata={"doc": doc})
+def setting(
+    default: Any = dataclasses.MISSING, doc: str = "", *, proposal: Callable[[], str | None] | None = None
+) -> Any:
+    """Declare one setting; without a default it must be given. ``doc`` says what it means, with its unit.
+
+    ``proposal`` returns what the sample has instead of a default that would not do for whoever reads it, if so.
+    """
+    return dataclasses.field(default=default, metadata={"doc": doc, "proposal": proposal})
 
 
 def items(default: list[str], doc: str = "") -> Any:
@@ -130,7 +135,10 @@ def sample(name: str, cls: type[Any]) -> str:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         lines.append(f"# {field.metadata['doc']}")
-        if _is_required(field):
+        proposal = field.metadata.get("proposal")
+        if proposal is not None and (proposed := proposal()) is not None:
+            lines.append(f"{field.name} = {_toml(proposed)}")
+        elif _is_required(field):
             lines.append(f"{field.name} = {_empty(hints[field.name])}")
         else:
             factory = field.default_factory

@@ -1,11 +1,39 @@
 """[smtp2stub] of stub.conf."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stubmail.cli import parse_listen
 from stubmail.queue import DEFAULT_SPOOL, MAX_RECIPIENTS
 from stubmail.routing import Policy
-from stubmail.settings import ConfigError, setting
+from stubmail.settings import ConfigError, default_path, setting
+
+_NOT_NEGATIVE = (
+    "delay_notice_hours",
+    "key_refresh_hours",
+    "failure_delay_seconds",
+    "failure_delay_longest",
+    "drain_seconds",
+    "reserve_bytes",
+)
+_LOWEST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+def _own_port() -> str | None:
+    """For somebody who may not use port 587: another one (ip(7))."""
+    with suppress(OSError, ValueError):
+        if os.geteuid() != 0 and int(_LOWEST_PORT.read_text()) > 587:
+            return "127.0.0.1:1587"
+    return None
+
+
+def _own_spool() -> str | None:
+    """For somebody who may not write below /var/spool: a directory at home."""
+    if os.access(DEFAULT_SPOOL if DEFAULT_SPOOL.exists() else DEFAULT_SPOOL.parent, os.W_OK | os.X_OK):
+        return None
+    return str(default_path().parent / "spool")
 
 
 @dataclass(frozen=True)
@@ -13,7 +41,9 @@ class Smtp2stub:
     """Where to listen, for whom, where to keep mail, and how it leaves."""
 
     users: Path = setting(doc="the users file (TOML): address, password, gnupghome and maildrop of each account")
-    listen: str = setting("127.0.0.1:587", "HOST:PORT for SMTP, with STARTTLS when there is a certificate")
+    listen: str = setting(
+        "127.0.0.1:587", "HOST:PORT for SMTP, with STARTTLS when there is a certificate", proposal=_own_port
+    )
     tls_listen: str = setting("", "HOST:PORT for SMTP under TLS from the first octet, usually port 465; empty for none")
     lmtp_listen: str = setting(
         "",
@@ -21,7 +51,7 @@ class Smtp2stub:
     )
     tls_cert: Path | None = setting(None, "the certificate and its chain (PEM)")
     tls_key: Path | None = setting(None, "the certificate's private key (PEM)")
-    spool: Path = setting(DEFAULT_SPOOL, "the directory for mail that has not left yet")
+    spool: Path = setting(DEFAULT_SPOOL, "the directory for mail that has not left yet", proposal=_own_spool)
     sent: Path | None = setting(
         None, "where headers of stored mail are kept for the puller's notices; default: SPOOL/sent"
     )
@@ -64,6 +94,8 @@ class Smtp2stub:
         """Raise ConfigError when settings contradict each other or cannot be understood."""
         if not self.listen and not self.tls_listen and not self.lmtp_listen:
             raise ConfigError("[smtp2stub] needs listen, tls_listen or lmtp_listen")
+        for name in ("listen", "tls_listen", "admin_listen", "smarthost"):
+            self._check_place(name)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("[smtp2stub] tls_cert and tls_key must be given both")
         if self.tls_listen and self.tls_cert is None:
@@ -81,9 +113,18 @@ class Smtp2stub:
                 raise ConfigError(f"[smtp2stub] {name} must be 1 or more")
         if self.recipient_limit > MAX_RECIPIENTS:
             raise ConfigError(f"[smtp2stub] recipient_limit must be {MAX_RECIPIENTS} or less")
-        for name in ("delay_notice_hours", "key_refresh_hours"):
+        if self.retry_max_seconds < self.retry_min_seconds:
+            raise ConfigError("[smtp2stub] retry_max_seconds must not be less than retry_min_seconds")
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigError(f"[smtp2stub] {name} must be 0 or more")
         for name in ("timeout_seconds", "retry_min_seconds", "retry_max_seconds", "queue_lifetime_days"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"[smtp2stub] {name} must be more than 0")
+
+    def _check_place(self, name: str) -> None:
+        if text := getattr(self, name):
+            try:
+                parse_listen(text, 25 if name == "smarthost" else None)
+            except ConfigError as error:
+                raise ConfigError(f"[smtp2stub] {name}: {error.text}") from None
