@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from commands.accounts import chosen, users_file
 from commands.gateway import Rules, gateway_rules
 from commands.resolver import resolver_options
 from stubmail import cli
@@ -47,16 +48,19 @@ class Trace:
 
 @click.command(
     "trace",
-    epilog="Examples: stubmail trace bob@beta.example; stubmail trace bob@beta.example --gnupghome ~/.gnupg --json",
+    epilog="Examples: stubmail trace bob@beta.example; stubmail trace bob@beta.example --account alice --json",
 )
 @click.argument("address")
 @click.option(
     "--gnupghome", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Look into this keyring first."
 )
+@click.option("--account", metavar="ADDRESS", help="Look into the keyring of this account of the users file first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the steps for a program.")
 @cli.one_sentence
 @resolver_options
-def trace(address: str, resolver: Resolver, config: Path, gnupghome: Path | None, as_json: bool) -> None:
+def trace(
+    address: str, resolver: Resolver, config: Path, gnupghome: Path | None, account: str | None, as_json: bool
+) -> None:
     """Show how mail for ADDRESS would travel: by which policy, what DNS offers, which key is found where.
 
     Nothing is sent and no key is imported. Exits 0 when there is a way, 75 when mail would be deferred, 69 when it
@@ -66,6 +70,8 @@ def trace(address: str, resolver: Resolver, config: Path, gnupghome: Path | None
         recipient = Address.parse(address)
     except AddressError as error:
         raise Exit(os.EX_USAGE, str(error)) from error
+    if account is not None:
+        gnupghome = chosen(users_file(config), account)[0].gnupghome or gnupghome
     result = follow(recipient, resolver, HttpClient(resolver, timeout=_HTTP_SECONDS), gnupghome, gateway_rules(config))
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), indent=2))
@@ -138,9 +144,13 @@ def _find_key(
     """Look for the recipient's certificate where a gateway does: keyring, then key servers; a base address last."""
     now = datetime.now(UTC)
     steps: list[Step] = []
-    if gnupghome is not None and (known := Keyring(gnupghome).find(recipient)):
+    if gnupghome is not None and (known := (keyring := Keyring(gnupghome)).find(recipient)):
         problem = known.problem(now)
         steps.append(Step("keyring", not problem, f"key {known.fingerprint}, {problem or 'usable'}"))
+        address = recipient if recipient.key in known.addresses else recipient.base
+        if change := keyring.changes.of(address):
+            offered = f"{change.certificate.fingerprint} is offered instead, and not used"
+            steps.append(Step("changed", False, f"{offered}; if it is right: stubmail keys accept {address}"))
         return not problem, steps  # the keyring is the final authority: no key server is asked
     for address in dict.fromkeys((recipient, recipient.base)):
         for target in offer.keyservers:

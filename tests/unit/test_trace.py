@@ -18,13 +18,16 @@ from services.keyserver.directory import Directory
 from stubmail.address import Address
 from stubmail.discovery import Resolver
 from stubmail.http_client import HttpClient
+from stubmail.keyring import Keyring
 from stubmail.known_domains import DIRECTORY, KnownDomains
+from stubmail.openpgp import Certificate
 from stubmail.policies import parse_policies
 from stubmail.routing import Policy
 from stubmail.testing.authority import Fault
 from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
 from tests.support.gpg import GpgHome, gpg_home, need
+from tests.support.keys import make_key, public
 from tests.support.ports import LOOPBACK
 
 ZONE = """
@@ -103,6 +106,32 @@ def test_no_key_defers(world: World) -> None:
 def test_the_keyring_comes_first(world: World, gpg: GpgHome) -> None:
     trace = world.trace("bob@beta.example", gpg.path)
     assert trace.route == "stub" and trace.steps[-1].what == "keyring"
+
+
+def test_a_key_that_has_changed_is_named_beside_the_one_in_use(world: World) -> None:
+    bob, other = (Certificate.parse(public(make_key("Bob <bob@beta.example>"))) for _ in range(2))
+    with gpg_home() as home:
+        keyring = Keyring(home.path)
+        keyring.add(bob)
+        keyring.changes.note(Address.parse("bob@beta.example"), other, 0)
+        trace = world.trace("bob+lists@beta.example", home.path)
+    assert (trace.route, trace.steps[-2].what, trace.steps[-1].what) == ("stub", "keyring", "changed")
+    assert bob.fingerprint in trace.steps[-2].text
+    assert other.fingerprint in trace.steps[-1].text
+
+
+def test_the_keyring_may_be_an_account_s(world: World, gpg: GpgHome, tmp_path: Path) -> None:
+    users, config = tmp_path / "users.toml", tmp_path / "stub.conf"
+    users.write_text(f'[users.alice]\naddress = "alice@alpha.example"\ngnupghome = "{gpg.path}"\n')
+    host, port = world.dns.address
+    config.write_text(
+        f'[dns]\nresolver = "{host}:{port}"\nallow_private = true\n'
+        f'[smtp2stub]\nusers = "{users}"\nspool = "{tmp_path}"\n'
+    )
+    done = CliRunner().invoke(trace_command, ["bob@beta.example", "--config", str(config), "--account", "alice"])
+    assert done.exit_code == 0, done.output
+    assert gpg.fingerprints("bob@beta.example")[0] in done.output
+    assert CliRunner().invoke(trace_command, ["b@c.de", "--config", str(config), "--account", "eve"]).exit_code == 67
 
 
 def test_a_domain_without_stub_mail(world: World) -> None:
