@@ -17,23 +17,16 @@ from stubmail import log
 from stubmail.address import Address
 from stubmail.errors import Exit, PermanentError, TemporaryError
 from stubmail.key_changes import KeyChanges
+from stubmail.keyring_contents import Contents, read_contents, stamp_of
 from stubmail.openpgp import Certificate, Identity, OpenPGPError
 from stubmail.openpgp.agent import AgentIdentity
-from stubmail.openpgp.certificate import split_certificates
 from stubmail.openpgp.gnupg import OPTIONS, PROGRAM, TIMEOUT, GnuPG, check_passphrase, missing
-from stubmail.openpgp.packets import read_packets
 from stubmail.openpgp.unlocked import UnlockedIdentity
 from stubmail.spool import write_durably
 
 MAX_HOME = 86  # octets; the agent's socket is in there, and a socket's path has 108 at most
 REPLACED = "stubmail-replaced"  # the directory in the home where certificates are kept that had to give way
-MAX_EXPORT_PACKETS = 4_000_000  # of a whole keyring
 
-# Whatever gpg changes when keys, their trust or the secret keys change; public-keys.d is keyboxd's.
-_WATCHED = (
-    *("pubring.kbx", "pubring.gpg", "public-keys.d/pubring.db", "public-keys.d/pubring.db-wal"),
-    *("trustdb.gpg", "private-keys-v1.d"),
-)
 _UNNAMABLE = frozenset("<>@()")  # in a user ID's name these would read as a comment or an address
 
 logger = logging.getLogger("keyring")
@@ -49,35 +42,6 @@ class KeyConflict(PermanentError):
         self.address = address
         self.present = present
         self.offered = offered
-
-
-_Stamp = tuple[tuple[int, int, int] | None, ...]
-
-
-class _Contents:
-    """What was in the keyring at one time, disabled certificates included only under ``all``."""
-
-    def __init__(self, stamp: _Stamp, everything: list[Certificate], own: set[str], disabled: set[str]) -> None:
-        self.stamp = stamp
-        self.all = {certificate.fingerprint: certificate for certificate in everything}
-        self.own = own
-        self.by_address: dict[str, list[Certificate]] = {}
-        self.by_key: dict[str, list[Certificate]] = {}  # by the fingerprints and key IDs of primary keys and subkeys
-        for certificate in self.all.values():
-            if certificate.fingerprint not in disabled:
-                for address in sorted(certificate.addresses):
-                    self.by_address.setdefault(address, []).append(certificate)
-                for name in dict.fromkeys(_names(certificate)):
-                    self.by_key.setdefault(name, []).append(certificate)
-
-    def best(self, address: Address, own: bool = False) -> Certificate | None:
-        """The certificate for an address: exact before its base address, usable before not, then the newest."""
-        now = datetime.now(UTC)
-        for key in dict.fromkeys([address.key, address.base.key]):
-            found = [found for found in self.by_address.get(key, []) if not own or found.fingerprint in self.own]
-            if found:
-                return max(found, key=lambda certificate: (certificate.problem(now) is None, certificate.created))
-        return None
 
 
 class Keyring:
@@ -98,7 +62,7 @@ class Keyring:
         self.changes = KeyChanges(self.home)
         self._gnupg = GnuPG(self.home)
         self._mutex = threading.RLock()
-        self._contents: _Contents | None = None
+        self._contents: Contents | None = None
 
     def identity(self, address: Address, passphrase: str = "") -> Identity:
         """Return our own key for ``address`` (or its base address), ready for use.
@@ -263,44 +227,12 @@ class Keyring:
         write_durably(path, certificate.armored())
         return path
 
-    def _read(self) -> _Contents:
+    def _read(self) -> Contents:
         with self._mutex:
-            stamp = tuple(_stamp(self.home / name) for name in _WATCHED)
+            stamp = stamp_of(self.home)
             if self._contents is None or stamp != self._contents.stamp:
-                self._contents = self._load(stamp)
+                self._contents = read_contents(self._gnupg, stamp)
             return self._contents
-
-    def _load(self, stamp: _Stamp) -> _Contents:
-        listed = self._list("--list-keys", "pub")
-        own = self._list("--list-secret-keys", "sec")
-        exported = self._gnupg.run("--export-options", "no-export-attributes", "--export").output if listed else b""
-        groups = split_certificates(read_packets(exported, MAX_EXPORT_PACKETS))
-        if len(groups) < len(listed):
-            raise TemporaryError("4.3.0", f"gpg cannot export the keys in {self.home}")
-        certificates = []
-        for group in groups:
-            try:
-                certificates.append(Certificate.from_packets(group))
-            except OpenPGPError as error:
-                log.event(logger, "passed over", level=logging.WARNING, reason=error.text)
-        disabled = {name for name, capabilities in listed.items() if "D" in capabilities}
-        return _Contents(stamp, certificates, set(own), disabled)
-
-    def _list(self, command: str, record: str) -> dict[str, str]:
-        """Return, by fingerprint, the capabilities of every key that ``command`` lists; "D" is for disabled."""
-        result = self._gnupg.run("--with-colons", "--fixed-list-mode", command)
-        if result.code:
-            raise TemporaryError("4.3.0", f"gpg cannot read the keyring in {self.home}")
-        found = {}
-        capabilities = None
-        for line in result.output.split(b"\n"):  # user IDs are in there, their line feeds and colons escaped
-            fields = line.decode("utf-8", "replace").split(":")
-            if fields[0] == record and len(fields) > 11:
-                capabilities = fields[11]
-            elif fields[0] == "fpr" and capabilities is not None:
-                found[fields[9]] = capabilities
-                capabilities = None
-        return found
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -325,12 +257,6 @@ class Keyring:
         return result
 
 
-def _names(certificate: Certificate) -> Iterator[str]:
-    for fingerprint in certificate.key_fingerprints:
-        yield fingerprint
-        yield fingerprint[-16:] if len(fingerprint) == 40 else fingerprint[:16]  # RFC 9580 §5.5.4
-
-
 def _parameters(address: Address, name: str, passphrase: str) -> str:
     """Return gpg's parameters for unattended key generation; every value is known to be one line."""
     lines = ["Key-Type: EDDSA", "Key-Curve: ed25519", "Key-Usage: sign"]
@@ -338,11 +264,3 @@ def _parameters(address: Address, name: str, passphrase: str) -> str:
     lines += [f"Name-Real: {name}"] if name else []
     lines += [f"Name-Email: {address}", f"Passphrase: {passphrase}" if passphrase else "%no-protection", "%commit", ""]
     return "\n".join(lines)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
