@@ -4,7 +4,6 @@ import asyncio
 import os
 import resource
 import signal
-import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from click.core import ParameterSource
 from services.pop3d.check import try_everything
 from services.pop3d.server import Server
 from services.pop3d.settings import Pop3d
-from services.pop3d.tls import load_certificate
+from services.pop3d.tls import ServerContext, load_certificate
 from stubmail import log, settings
 from stubmail.cli import common_options, load, one_sentence
 from stubmail.users import Users, load_users
@@ -86,7 +85,7 @@ def read_settings(config: Path, flags: dict[str, Any]) -> Pop3d:
     return service
 
 
-async def serve(service: Pop3d, users: Users, tls: ssl.SSLContext | None) -> None:
+async def serve(service: Pop3d, users: Users, tls: ServerContext | None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; SIGHUP reads users and certificate again."""
     server = Server(service, users, tls)
     loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from typing import cast
 
 from services.pop3d.actions import Action, Close, StartTls
 from services.pop3d.channel import Channel
+from services.pop3d.counting import count_end
 from services.pop3d.errands import Errands
 from services.pop3d.host import Host
 from services.pop3d.patience import LINGER, Deadlines
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         )
         self._errands = Errands(self._host, self, self._session)
         self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
+        self._host.counters.add("connections pop3s" if self._implicit_tls else "connections pop3")
         if refusal := self._host.enter(self):
             self.end(refusal, b"" if self._implicit_tls else err("Too many sessions, try again later", "SYS/TEMP"))
         elif self._implicit_tls:
@@ -251,7 +253,8 @@ class Connection(asyncio.Protocol):
         """Let go of the maildrop, then of everything."""
         if not self._errands.finish():
             return
-        statistics = self._session.statistics
+        statistics, reason = self._session.statistics, self._reason or "connection lost"
+        count_end(self._host.counters, reason, statistics, self._channel.received, self._channel.written)
         event(
             logger,
             "ended",
@@ -260,7 +263,7 @@ class Connection(asyncio.Protocol):
             mechanism=statistics.mechanism or None,
             address=self.address,
             tls=self._session.encrypted,
-            reason=self._reason or "connection lost",
+            reason=reason,
             retr=f"{statistics.retrieved}/{statistics.retrieved_octets}",
             top=statistics.tops,
             dele=f"{statistics.deleted}/{statistics.messages}",

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from services.pop3d.actions import Action, Commit, Credentials, FindKeys, Retrieve
+from services.pop3d.counting import count_login
 from services.pop3d.host import Host
 from services.pop3d.login import Attempt, Refused
 from services.pop3d.maildrop import Maildrop
@@ -135,14 +136,16 @@ class Errands:
             self._session.keys_found(keys)
 
     async def _login(self, credentials: Credentials) -> None:
-        client = self._client
+        client, counters, begun = self._client, self._host.counters, self._loop.time()
         try:
             user, maildrop = await self._host.door.login(self._attempt(), credentials)
         except Refused as refusal:
+            count_login(counters, credentials.mechanism, refusal.code, self._loop.time() - begun)
             self._session.refuse(refusal.code, refusal.text)
             return
         self.user, self._maildrop = user.name, maildrop
         self._reader = Reader(maildrop, client.id)
+        count_login(counters, credentials.mechanism, None, self._loop.time() - begun)
         self._session.accept(maildrop)
         client.opened()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from services.pop3d.login import Door
 from services.pop3d.patience import Patience
 from services.pop3d.terms import Terms
+from stubmail.counters import Counters
 
 if TYPE_CHECKING:
     from services.pop3d.connection import Connection
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """The server, as its connections see it."""
 
+    counters: Counters
     door: Door
     patience: Patience
     jobs: int

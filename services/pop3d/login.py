@@ -71,7 +71,7 @@ class Door:
     """Lets those with a password in. ``users`` may be replaced at any time.
 
     ``passwords`` and ``mail`` are thread pools: hashing takes a processor for tens of milliseconds, mailboxes block.
-    ``open_maildrop`` opens what the users file names, as Location.open does.
+    ``open_maildrop`` opens what the users file names, as Location.open does. ``alarm`` is called at each attack.
     """
 
     def __init__(
@@ -82,11 +82,13 @@ class Door:
         mail: Executor,
         open_maildrop: Callable[[str], Maildrop],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        alarm: Callable[[], None] = lambda: None,
     ) -> None:
         self.verifier = Verifier(users)
         self._rules = rules
         self._open_maildrop = open_maildrop
         self._sleep = sleep
+        self._alarm = alarm
         self._passwords = passwords
         self._mail = mail
         self._turns: dict[str, _Turns] = {}
@@ -141,6 +143,7 @@ class Door:
         ):
             delay = max(delay, delays.failed(whose, now))
             if delays.failures(whose, now) >= ALARM > delays.failures(whose, now) - 1:
+                self._alarm()
                 event(logger, "attacked", attempt.session, logging.WARNING, by=by, **about)
         event(logger, "refused", attempt.session, **about, delay=f"{delay:.2f}")
         return delay

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import os
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.pop3d.connection import Connection
+from services.pop3d.counting import make_counters
 from services.pop3d.index_cache import IndexCache
 from services.pop3d.listening import bind, name_of
 from services.pop3d.locations import parse_location
@@ -19,9 +22,11 @@ from services.pop3d.login import Door, Rules
 from services.pop3d.patience import Patience
 from services.pop3d.preamble import Preamble
 from services.pop3d.settings import Pop3d
+from services.pop3d.status import Status
 from services.pop3d.terms import Terms
-from services.pop3d.tls import load_certificate
+from services.pop3d.tls import ServerContext, load_certificate
 from services.pop3d.verifier import Verifier
+from stubmail.admin import Admin
 from stubmail.cli import parse_listen
 from stubmail.errors import Exit
 from stubmail.limits import FailureDelays, SessionLimit
@@ -34,12 +39,13 @@ FORGET_SECONDS = 30.0  # a network's count of failures halves in that time
 T = TypeVar("T")
 
 logger = logging.getLogger("pop3d")
+admin_logger = logging.getLogger("pop3d.admin")
 
 
 class Server:
     """All sessions of this process; it is the Host of its connections."""
 
-    def __init__(self, settings: Pop3d, users: Users, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, settings: Pop3d, users: Users, tls: ServerContext | None) -> None:
         self._settings = settings
         self._tls = tls
         self.patience = Patience(settings.login_seconds, settings.idle_seconds, settings.write_seconds)
@@ -48,16 +54,47 @@ class Server:
         delays = settings.failure_delay_seconds, settings.failure_delay_longest, FORGET_SECONDS
         rules = Rules(FailureDelays(*delays), FailureDelays(*delays), settings.login_delay_seconds)
         indexes = IndexCache()
+        self.counters = make_counters()
         self.door = Door(
-            users, rules, self._passwords, self.mail, lambda maildrop: parse_location(maildrop, indexes).open()
+            users,
+            rules,
+            self._passwords,
+            self.mail,
+            lambda maildrop: parse_location(maildrop, indexes).open(),
+            alarm=lambda: self.counters.add("attacks"),
         )
         self._limit = SessionLimit(settings.sessions_per_address)
         self.jobs = 0
+        self.draining = False
         self._connections: set[Connection] = set()
         self._strangers: OrderedDict[Connection, None] = OrderedDict()
         self._listeners: list[asyncio.Server] = []
+        self._admins: list[Admin] = []
+        self._not_reloaded: dict[object, str] = {}
         self._nobody_left = asyncio.Event()
         self._nobody_left.set()
+
+    # For whoever asks how it is
+
+    @property
+    def sessions(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    @property
+    def strangers(self) -> int:
+        """How many of them have not logged in."""
+        return len(self._strangers)
+
+    @property
+    def certificate_expires(self) -> float:
+        """When, in Unix time; infinite when there is no certificate."""
+        return self._tls.expires if self._tls is not None else math.inf
+
+    @property
+    def not_reloaded(self) -> str:
+        """What could not be read again at the last SIGHUP, and why; an empty text when all could."""
+        return "; ".join(self._not_reloaded.values())
 
     # For connections
 
@@ -85,6 +122,9 @@ class Server:
         """
         self._connections.add(connection)
         self._nobody_left.clear()
+        if self.draining:  # its proxy was slow
+            connection.counted = False
+            return "the server stops"
         if not connection.local and not self._limit.enter(connection.network):
             connection.counted = False
             return "too many sessions of this address"
@@ -129,6 +169,23 @@ class Server:
             factory = partial(Preamble, self._settings.networks, connect) if self._settings.proxies else connect
             self._listeners.append(await loop.create_server(factory, sock=one, backlog=BACKLOG))
             event(logger, "listening", address=name_of(one), tls=implicit_tls)
+        self._observe(loop)
+
+    def _observe(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer whoever asks how the server is; that nobody can ask is no reason to serve no mail."""
+        if not self._settings.admin_listen:
+            return
+        try:
+            bound = bind(*parse_listen(self._settings.admin_listen))
+        except Exit as error:
+            event(admin_logger, "failed", level=logging.ERROR, reason=error.text)
+            return
+        pages = Status(self, loop, time.time()).pages
+        for one in bound:
+            one.listen()
+            self._admins.append(Admin(one, pages))
+            self._admins[-1].start()
+            event(admin_logger, "listening", address=name_of(one))
 
     async def reload(self) -> None:
         """Read the users file and the certificate again; what cannot be read stays as it was. Sessions go on."""
@@ -143,12 +200,15 @@ class Server:
             value = await asyncio.get_running_loop().run_in_executor(self._passwords, load)
         except Exit as error:
             event(logger, "not-reloaded", level=logging.ERROR, file=what, reason=error.text)
+            self._not_reloaded[what] = error.text
             return old
+        self._not_reloaded.pop(what, None)
         event(logger, "reloaded", file=what)
         return value
 
     async def drain(self) -> None:
         """Stop: no new sessions; strangers go, the others may end theirs for a while; nothing is left half done."""
+        self.draining = True
         for listener in self._listeners:
             listener.close()
         for connection in list(self._connections):
@@ -160,6 +220,8 @@ class Server:
                 if not connection.committing:
                     connection.abort("the server stops")
             await self._nobody_left.wait()
+        for admin in self._admins:
+            admin.stop()
         self.mail.shutdown()
         self._passwords.shutdown()
 

@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stubmail.cli import parse_listen
 from stubmail.settings import ConfigError, items, setting
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -24,6 +25,8 @@ class Pop3d:
     idle_seconds: float = setting(600.0, "how long a session may be idle after login; 600 is the least, RFC 1939 §3")
     write_seconds: float = setting(120.0, "how long a client may take nothing of what is sent to it")
     drain_seconds: float = setting(5.0, "how long sessions may go on after SIGTERM")
+    admin_listen: str = setting("127.0.0.1:9468", "HOST:PORT for /livez, /readyz and /metrics; empty: nowhere")
+    proxies: list[str] = items([], "networks of proxies: what comes from them begins with a PROXY header, version 2")
     proxies: list[str] = items([], "networks of proxies: what comes from them begins with a PROXY header, version 2")
     login_delay_seconds: int = setting(0, "how long a user must wait between two logins (LOGIN-DELAY); 0: not at all")
     expire_days: int = setting(
@@ -61,3 +64,5 @@ class Pop3d:
             return tuple(ipaddress.ip_network(text) for text in self.proxies)
         except ValueError as error:
             raise ConfigError(f"[pop3d] proxies: {error}") from error
+        if self.admin_listen:
+            parse_listen(self.admin_listen)

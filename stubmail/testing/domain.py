@@ -100,6 +100,7 @@ sent = "{site.sent}"
 
 [pop3d]
 listen = "{at["pop3"]}"
+admin_listen = ""
 tls_listen = "{at["pop3s"]}"
 tls_cert = "{site.tls / "cert.pem"}"
 tls_key = "{site.tls / "key.pem"}"

@@ -33,12 +33,13 @@ def mbox(*contents: bytes) -> bytes:
 class Pop3d:
     """A running pop3d. ``settings`` are lines of [pop3d]; both ports are chosen by the system."""
 
-    def __init__(self, directory: Path, users: str, settings: str = "") -> None:
+    def __init__(self, directory: Path, users: str, settings: str = "", admin: str = "") -> None:
         self.users = directory / "users.toml"
         self.users.write_text(users)
         self.config = directory / "stub.conf"
         self.config.write_text(
             f'[pop3d]\nlisten = "127.0.0.1:0"\ntls_listen = "127.0.0.1:0"\nusers = "{self.users}"\n'
+            f'admin_listen = "{admin}"\n'
             f'tls_cert = "{directory / "cert.pem"}"\ntls_key = "{directory / "key.pem"}"\n{settings}\n'
         )
         (directory / "cert.pem").write_bytes(CERT.read_bytes())
@@ -161,14 +162,14 @@ class Client:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, settings: str = "", *contents: bytes, password: str = "{PLAIN}open sesame"
+    directory: Path, settings: str = "", *contents: bytes, password: str = "{PLAIN}open sesame", admin: str = ""
 ) -> Iterator[tuple[Pop3d, Path]]:
-    """Run pop3d for bob, whose mbox holds ``contents``; ``password`` as in the users file."""
+    """Run pop3d for bob, whose mbox holds ``contents``; ``password`` as in the users file, ``admin`` is HOST:PORT."""
     path = directory / "bob"
     if contents:
         path.write_bytes(mbox(*contents))
     users = f'[users.bob]\naddress = "bob@beta.example"\npassword = "{password}"\nmaildrop = "mbox:{path}"\n'
-    with Pop3d(directory, users, settings) as server:
+    with Pop3d(directory, users, settings, admin) as server:
         yield server, path
 
 
