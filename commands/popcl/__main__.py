@@ -10,8 +10,6 @@ from pathlib import Path
 
 import click
 
-from commands.popcl import auth_file
-from commands.popcl.auth_file import Credentials
 from commands.popcl.connection import CertificatesError, Connection, NoHost, Untrusted, tls_context
 from commands.popcl.fetch import Fetcher, Outcome, Progress, Wishes, nothing
 from commands.popcl.login import LoginRefused, log_in
@@ -19,7 +17,8 @@ from commands.popcl.mechanisms import MechanismError
 from commands.popcl.out_dir import CannotCreate, OutDir
 from commands.popcl.protocol import ProtocolError
 from commands.popcl.session import Limits, Session
-from stubmail import __version__, cli, log
+from stubmail import __version__, auth_file, cli, log
+from stubmail.auth_file import Credentials
 from stubmail.errors import Exit, StubmailError
 
 PORT, TLS_PORT = 110, 995

@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Callable
 
 from commands.popcl import mechanisms
-from commands.popcl.auth_file import Credentials
 from commands.popcl.protocol import Status
 from commands.popcl.session import Session, is_temporary, refusal
+from stubmail.auth_file import Credentials
 from stubmail.errors import PermanentError
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from services.pop3d.accounts import accounts_file, load_accounts
 from services.pop3d.listening import bind
 from services.pop3d.locations import parse_location
 from services.pop3d.settings import Pop3d
@@ -9,11 +10,10 @@ from services.pop3d.tls import load_certificate
 from stubmail.cli import parse_listen
 from stubmail.errors import Exit, PermanentError
 from stubmail.settings import ConfigError
-from stubmail.users import load_users
 
 
 def try_everything(service: Pop3d) -> None:
-    """Read the users file, look at every maildrop, load the certificate, and bind every address.
+    """Read the accounts, look at every maildrop, load the certificate, and bind every address.
 
     Prints what is right on standard output. Raises the first Exit when it is all that is wrong; when more is wrong,
     one with its status and all the sentences.
@@ -30,7 +30,7 @@ def try_everything(service: Pop3d) -> None:
 
 def _maildrops(service: Pop3d) -> str:
     wrong, right = [], 0
-    for user in load_users(service.users):
+    for user in load_accounts(service):
         if not user.maildrop:
             continue  # an account of other services
         try:
@@ -41,8 +41,8 @@ def _maildrops(service: Pop3d) -> str:
     if wrong:
         raise ConfigError("; ".join(wrong))
     if not right:
-        raise ConfigError(f"{service.users}: no account has a maildrop")
-    return f"{service.users}: {right} maildrop{'' if right == 1 else 's'}, all to be opened"
+        raise ConfigError(f"{accounts_file(service)}: no account has a maildrop")
+    return f"{accounts_file(service)}: {right} maildrop{'' if right == 1 else 's'}, all to be opened"
 
 
 def _certificate(service: Pop3d) -> str:

@@ -26,6 +26,16 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def everywhere(port: int) -> str:
+    """Return what to listen on to be reached at all of this machine's addresses: HOST:PORT."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:  # this kernel or container has no IPv6
+        return f"0.0.0.0:{port}"
+    return f"[::]:{port}"
+
+
 def name_of(bound: socket.socket) -> str:
     """Return ADDRESS:PORT of a bound socket, with the port that was really taken."""
     host, port = bound.getsockname()[:2]

@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
+from services.pop3d.accounts import accounts_file, load_accounts
 from services.pop3d.connection import Connection
 from services.pop3d.counting import make_counters
 from services.pop3d.index_cache import IndexCache
@@ -31,7 +31,7 @@ from stubmail.cli import parse_listen
 from stubmail.errors import Exit
 from stubmail.limits import FailureDelays, SessionLimit
 from stubmail.log import event
-from stubmail.users import Users, load_users
+from stubmail.users import Users
 
 BACKLOG = 512
 FORGET_SECONDS = 30.0  # a network's count of failures halves in that time
@@ -190,8 +190,8 @@ class Server:
     async def reload(self) -> None:
         """Read the users file and the certificate again; what cannot be read stays as it was. Sessions go on."""
         settings = self._settings
-        read_users = partial(_read_users, settings.users)
-        self.door.verifier = await self._read_again(settings.users, read_users, self.door.verifier)
+        read_users = partial(_read_users, settings)
+        self.door.verifier = await self._read_again(accounts_file(settings), read_users, self.door.verifier)
         load = partial(load_certificate, settings.tls_cert, settings.tls_key)
         self._tls = await self._read_again(settings.tls_cert, load, self._tls)
 
@@ -226,5 +226,5 @@ class Server:
         self._passwords.shutdown()
 
 
-def _read_users(path: Path) -> Verifier:
-    return Verifier(load_users(path))
+def _read_users(settings: Pop3d) -> Verifier:
+    return Verifier(load_accounts(settings))

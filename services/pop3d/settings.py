@@ -14,20 +14,23 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Pop3d:
     """Where to listen, for whom, and how patiently."""
 
-    users: Path = setting(doc="the users file (TOML), with password and maildrop of each account")
+    users: Path | None = setting(None, "the users file (TOML), with password and maildrop of each account")
+    auth_file: Path | None = setting(
+        None, "instead of users, one account: a file of two lines, username = NAME and password = PASSWORD"
+    )
+    maildir: Path | None = setting(None, "the Maildir of that one account")
     listen: str = setting("127.0.0.1:110", "HOST:PORT for POP3 in the clear, with STLS; empty for none")
     tls_listen: str = setting("", "HOST:PORT for POP3 under TLS from the first byte, usually port 995; empty for none")
     tls_cert: Path | None = setting(None, "the certificate and its chain (PEM), for tls_listen and STLS")
     tls_key: Path | None = setting(None, "the certificate's private key (PEM)")
     allow_plain: bool = setting(False, "take passwords without TLS from other machines")
     allow_plain_loopback: bool = setting(True, "take passwords without TLS from this machine")
+    admin_listen: str = setting("127.0.0.1:9468", "HOST:PORT for /livez, /readyz and /metrics; empty: nowhere")
+    proxies: list[str] = items([], "networks of proxies: what comes from them begins with a PROXY header, version 2")
     login_seconds: float = setting(60.0, "how long a client has to log in, from connection on")
     idle_seconds: float = setting(600.0, "how long a session may be idle after login; 600 is the least, RFC 1939 §3")
     write_seconds: float = setting(120.0, "how long a client may take nothing of what is sent to it")
     drain_seconds: float = setting(5.0, "how long sessions may go on after SIGTERM")
-    admin_listen: str = setting("127.0.0.1:9468", "HOST:PORT for /livez, /readyz and /metrics; empty: nowhere")
-    proxies: list[str] = items([], "networks of proxies: what comes from them begins with a PROXY header, version 2")
-    proxies: list[str] = items([], "networks of proxies: what comes from them begins with a PROXY header, version 2")
     login_delay_seconds: int = setting(0, "how long a user must wait between two logins (LOGIN-DELAY); 0: not at all")
     expire_days: int = setting(
         -1, "days after which messages are removed at QUIT (EXPIRE); 0: once they were retrieved; -1: never"
@@ -40,6 +43,12 @@ class Pop3d:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be meant."""
+        if self.users is None and self.auth_file is None:
+            raise ConfigError("[pop3d] users is missing: the users file (TOML)")
+        if self.users is not None and self.auth_file is not None:
+            raise ConfigError("[pop3d] users and auth_file exclude each other")
+        if (self.auth_file is None) != (self.maildir is None):
+            raise ConfigError("[pop3d] auth_file and maildir belong together: one of them is missing")
         for name, least, most in (
             ("login_seconds", 0.1, 3600),
             ("idle_seconds", 0.1, 86_400),
@@ -55,6 +64,8 @@ class Pop3d:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"[pop3d] {name} must be from {least} to {most}")
+        if self.admin_listen:
+            parse_listen(self.admin_listen)
         _ = self.networks
 
     @property
@@ -64,5 +75,3 @@ class Pop3d:
             return tuple(ipaddress.ip_network(text) for text in self.proxies)
         except ValueError as error:
             raise ConfigError(f"[pop3d] proxies: {error}") from error
-        if self.admin_listen:
-            parse_listen(self.admin_listen)

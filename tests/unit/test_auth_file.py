@@ -1,4 +1,4 @@
-"""popcl's auth file: two lines, and what is said when they are not there."""
+"""The auth file of popcl and pop3d: two lines, and what is said when they are not there."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.popcl.auth_file import MAX_FILE, MAX_VALUE, Credentials, parse, read
+from stubmail.auth_file import MAX_FILE, MAX_VALUE, Credentials, parse, read
 from stubmail.errors import Exit
 
 GOOD = b"username = bob\npassword = secret\n"
