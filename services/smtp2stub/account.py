@@ -77,7 +77,7 @@ class Account:
         if user.address is None:
             raise PermanentError("5.3.5", f"the account {user.name} has no address")
         self.address = user.address
-        self.keys = Keys(keyring, http, clock, refresh_seconds=refresh_seconds, count=count)
+        self.keys = Keys(keyring, http, clock, account=user.address, refresh_seconds=refresh_seconds, count=count)
         self._user = user
         self._keyring = keyring
         self._resolver = resolver

@@ -49,13 +49,16 @@ class Keys:
         http: HttpClient,
         clock: Callable[[], float],
         *,
+        account: Address | None = None,
         refresh_seconds: float = REFRESH_SECONDS,
         count: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """``refresh_seconds``: how often ``is_due``, 0 for never; ``count`` is called with the counter's name."""
+        """``account``: whose keyring it is, for advice; ``refresh_seconds``: how often ``is_due``, 0: never; ``count``
+        is called with a counter's name."""
         self._keyring = keyring
         self._http = http
         self._clock = clock
+        self._account = account
         self._refresh_seconds = refresh_seconds
         self._count = count
         self._asked: dict[str, float] = {}
@@ -113,7 +116,7 @@ class Keys:
                 text = f"the keyring's key {certificate.fingerprint} for {address} is disabled there"
                 raise TemporaryError("4.7.5", f"{text}; enable it with gpg --edit-key, or write to somebody else")
         if failure.code == "4.7.5":
-            advice = f"ask {recipient.base} to publish one there, or import it: stubmail keys import FILE"
+            advice = f"ask {recipient.base} to publish one there, or import it: {self._command('import')} FILE"
             raise TemporaryError("4.7.5", f"{failure.text}; {advice}") from failure
         raise failure
 
@@ -123,7 +126,7 @@ class Keys:
         except KeyConflict as error:  # the one that is there was disabled, or is for several addresses
             if self._keyring.changes.note(address, certificate, self._clock()):
                 self._report_change(address, error.present, certificate)
-            raise TemporaryError("4.7.5", f"{error.text}; {_how_to_accept(address)}") from error
+            raise TemporaryError("4.7.5", f"{error.text}; {self._how_to_accept(address)}") from error
         except PermanentError as error:  # gpg cannot use it
             raise TemporaryError("4.7.5", error.text) from error
         self._may_ask(address, 0.0)
@@ -146,7 +149,7 @@ class Keys:
             address=address,
             keyring=present,
             server=offered.fingerprint,
-            reason=f"the keyring's key stays in use; {_how_to_accept(address)}",
+            reason=f"the keyring's key stays in use; {self._how_to_accept(address)}",
         )
         self._count("keys changed")
 
@@ -157,7 +160,13 @@ class Keys:
         if change is None:
             return TemporaryError("4.7.5", f"{text}; its owner has to publish a new one, and you to accept it")
         offered = f"the key server of {address.domain} has another one, {change.certificate.fingerprint}"
-        return TemporaryError("4.7.5", f"{text}; {offered}; {_how_to_accept(address)}")
+        return TemporaryError("4.7.5", f"{text}; {offered}; {self._how_to_accept(address)}")
+
+    def _how_to_accept(self, address: Address) -> str:
+        return f"compare fingerprints with its owner, then say: {self._command('accept')} {address}"
+
+    def _command(self, verb: str) -> str:
+        return f"stubmail keys {verb}" + (f" --account {self._account}" if self._account else "")
 
     def _may_ask(self, address: Address, seconds: float) -> bool:
         """Whether an address was not asked for so long; if so it counts as asked now."""
@@ -173,7 +182,3 @@ class Keys:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
-
-
-def _how_to_accept(address: Address) -> str:
-    return f"compare fingerprints with its owner, then say: stubmail keys accept {address}"

@@ -158,6 +158,14 @@ def test_exact_addresses_come_before_base_addresses(keyring: Keyring) -> None:
     assert found("bob@alpha.example") is None
 
 
+@pytest.mark.parametrize("user_id", ["Bjørn <Bjørn@blåbær.example>", "<bjørn@xn--blbr-roah.example>"])
+def test_addresses_beyond_ascii_are_found_however_they_are_written(keyring: Keyring, user_id: str) -> None:
+    keyring.add(certificate(user_id))
+    for text in ("bjørn@blåbær.example", "BJØRN@BLÅBÆR.example", "bjørn+nå@xn--blbr-roah.example"):
+        assert keyring.find(Address.parse(text)) is not None
+    assert list(keyring.correspondents()) == ["bjørn@xn--blbr-roah.example"]
+
+
 def test_certificates_are_found_by_every_key_of_theirs(keyring: Keyring) -> None:
     bob = certificate()
     keyring.add(bob)
