@@ -5,7 +5,7 @@ import logging
 import ssl
 import time
 
-from aiosmtpd.smtp import MISSING, Envelope, Session
+from aiosmtpd.smtp import MISSING, Envelope
 
 from services.smtp2stub.acceptance import Acceptance, Draft
 from services.smtp2stub.connection import Connection
@@ -41,6 +41,28 @@ class Dialog(Connection):
         """Forget the transaction: aiosmtpd asks for a new envelope whenever one is over (RFC 5321 §4.1.4)."""
         self.transaction = None
         return super()._create_envelope()
+
+    async def smtp_HELO(self, arg: str | None) -> None:
+        await self._greet(arg, [self.hostname], extended=False)
+
+    async def smtp_EHLO(self, arg: str | None) -> None:
+        offers = [self.hostname, f"SIZE {self.data_size_limit}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
+        offers += ["ENHANCEDSTATUSCODES", "DSN"]
+        if self.tls_context and not self.over_tls:
+            offers.append("STARTTLS")
+        if self.mechanisms:
+            offers.append(f"AUTH {' '.join(self.mechanisms)}")
+        await self._greet(arg, offers, extended=True)
+
+    async def _greet(self, name: str | None, offers: list[str], *, extended: bool) -> None:
+        if not name:
+            await self.push("501 5.5.4 say who you are")
+            return
+        assert self.session is not None
+        self.envelope = self._create_envelope()  # RFC 5321 §4.1.4
+        self.session.host_name, self.session.extended_smtp = name, extended
+        lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
+        await self.push("\r\n".join(lines).encode())  # at once: a reply a packet costs a client round trips
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
@@ -122,6 +144,9 @@ class Dialog(Connection):
         if not self.session.extended_smtp and argument and not argument.endswith(">"):
             raise ParameterError("parameters come after EHLO only")
 
+    async def smtp_HELP(self, arg: str | None) -> None:
+        await self.push("214 2.0.0 see RFC 5321")
+
     async def smtp_VRFY(self, arg: str | None) -> None:
         await self.push("252 2.5.0 nobody is verified here; send mail and see")  # RFC 5321 §7.3
 
@@ -198,24 +223,10 @@ def _name(user: User | None) -> str | None:
 
 
 class _Hooks:
-    """What aiosmtpd asks at each command; all state is the connection's."""
+    """What aiosmtpd asks outside of commands; all state is the connection's."""
 
-    async def handle_HELO(self, server: Dialog, session: Session, envelope: Envelope, name: str) -> bytes:
-        session.host_name = name
-        return f"250 {server.hostname}".encode()
-
-    async def handle_EHLO(
-        self, server: Dialog, session: Session, envelope: Envelope, name: str, replies: list[str]
-    ) -> list[bytes]:
-        session.host_name = name
-        offers = [server.hostname, f"SIZE {server.data_size_limit}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
-        offers += ["ENHANCEDSTATUSCODES", "DSN"]
-        if server.tls_context and not server.over_tls:
-            offers.append("STARTTLS")
-        if server.mechanisms:
-            offers.append(f"AUTH {' '.join(server.mechanisms)}")
-        lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
-        return ["\r\n".join(lines).encode()]  # at once: a reply a packet costs a client round trips
+    def __dir__(self) -> list[str]:
+        return ["handle_exception"]  # aiosmtpd looks through these at each new connection as well
 
     async def handle_exception(self, error: Exception) -> str:
         if isinstance(error, ValueError) and "limit" in str(error):  # StreamReader.readline in an AUTH exchange
