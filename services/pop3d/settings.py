@@ -14,7 +14,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Pop3d:
     """Where to listen, for whom, and how patiently."""
 
-    users: Path = setting(doc="the users file (TOML), with password and maildrop of each account")
+    users: Path | None = setting(None, "the users file (TOML), with password and maildrop of each account")
+    auth_file: Path | None = setting(
+        None, "instead of users, one account: a file of two lines, username = NAME and password = PASSWORD"
+    )
+    maildir: Path | None = setting(None, "the Maildir of that one account")
     listen: str = setting("127.0.0.1:110", "HOST:PORT for POP3 in the clear, with STLS; empty for none")
     tls_listen: str = setting("", "HOST:PORT for POP3 under TLS from the first byte, usually port 995; empty for none")
     tls_cert: Path | None = setting(None, "the certificate and its chain (PEM), for tls_listen and STLS")
@@ -39,6 +43,12 @@ class Pop3d:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be meant."""
+        if self.users is None and self.auth_file is None:
+            raise ConfigError("[pop3d] users is missing: the users file (TOML)")
+        if self.users is not None and self.auth_file is not None:
+            raise ConfigError("[pop3d] users and auth_file exclude each other")
+        if (self.auth_file is None) != (self.maildir is None):
+            raise ConfigError("[pop3d] auth_file and maildir belong together: one of them is missing")
         for name, least, most in (
             ("login_seconds", 0.1, 3600),
             ("idle_seconds", 0.1, 86_400),
