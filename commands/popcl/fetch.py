@@ -124,7 +124,9 @@ class Fetcher:
             added = False
             if wishes.delete or not (wishes.new_only and self._out.had(name)):
                 name, added = self._out.keep(draft, name)
-        log.event(logger, "stored" if added else "known", str(number), file=name, size=draft.size)
+        announced = self._sizes[number - 1] if self._sizes is not None else None
+        what = "stored" if added else "known"
+        log.event(logger, what, str(number), file=name, size=draft.size, announced=announced)
         if added or not wishes.new_only:
             self.outcome.downloaded += 1
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -127,6 +128,32 @@ def test_dovecot_hears_the_password_only_where_nothing_better_is_offered(client:
         check_files(client)
         how = {"plain": "PLAIN", "plain apop": "APOP", "plain scram-sha-256": "SCRAM-SHA-256"}[mechanisms]
         wait_until(lambda: f"method={how}," in running.log.read_text())
+
+
+def test_the_progress_bar_is_for_terminals(client: Popcl) -> None:
+    message = b"Message-ID: <1@x>\r\n\r\nbody\r\n"
+    ours, theirs = pty.openpty()
+    with ScriptedPop3(maildrop(message)) as server:
+        command = [sys.executable, "-m", "commands.popcl", *client.arguments(server.port)]
+        try:
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True)
+        finally:
+            os.close(theirs)
+        shown = os.read(ours, 65_536)
+        os.close(ours)
+        assert done.stdout == b"1 message downloaded\n"
+        assert b"100%" in shown
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+        assert (done.stdout, done.stderr) == (b"1 message downloaded\n", b"")
+
+
+def test_verbose_says_what_happened_but_not_the_password(client: Popcl) -> None:
+    with ScriptedPop3(maildrop(b"Message-ID: <1@x>\r\n\r\n")) as server:
+        command = [sys.executable, "-m", "commands.popcl", *client.arguments(server.port, "-v")]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stderr
+    assert "logged in by=USER tls=False" in said
+    assert "1 stored file=1@x size=21 announced=21" in said
+    assert "sesame" not in said
 
 
 def test_a_large_message_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
