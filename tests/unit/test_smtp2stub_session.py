@@ -520,9 +520,9 @@ def test_every_reply_has_an_enhanced_status_code(local: Gateway, lines: list[byt
             if reply.startswith("334"):
                 client.send(b"*\r\n")
                 reply = client.reply()
-            if not reply:  # too much nonsense
-                return
             assert ENHANCED.fullmatch(reply) or WITHOUT.fullmatch(reply), (line, reply)
+            if "goodbye" in reply:  # too much nonsense
+                return
 
 
 FORGERY = (
