@@ -8,10 +8,12 @@ from stubmail import __version__
 
 # name: (module, attribute, the line that --help shows)
 _COMMANDS = {
+    "contacts": ("commands.contacts", "contacts", "See who else has mail waiting for you; accept or refuse them."),
     "cookies": ("commands.cookies", "cookies", "Forget UDP cookies, so that the next pull asks in full."),
     "demo": ("commands.demo", "demo", "Run the whole system on loopback and watch mail cross two domains."),
     "dns": ("commands.dns", "dns", "Render the records to publish, and check what is published."),
     "domains": ("commands.domains", "domains", "See which domains have offered stub mail; forget some."),
+    "held": ("commands.held", "held", "See what mail was held back and why; release or drop it."),
     "keys": ("commands.keys", "keys", "List, show, import, refresh and accept certificates."),
     "outbox": ("commands.outbox", "outbox", "See which of your mail waits or was fetched; withdraw it."),
     "provision": ("commands.provision", "provision_", "Make keys and accounts for a domain."),

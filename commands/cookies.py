@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 
 from commands.accounts import config_option
-from stubmail import cli, settings
+from commands.puller import state_directory
+from stubmail import cli
 from stubmail.address import Address, AddressError
 from stubmail.cookies import FILE_NAME, account_directory, flush
 from stubmail.errors import Exit
-from stubmail.settings import ConfigError
 
 _EPILOG = """\b
 Examples:
@@ -30,19 +30,10 @@ def cookies() -> None:
 @cli.one_sentence
 def flush_(account: str | None, config: Path) -> None:
     """Delete the cookies of all accounts, or of one. A puller at work notices with its next round."""
-    state = _state(config)
+    state = state_directory(config)
     directories = [_directory(state, account)] if account is not None else sorted(state.glob("*/"))
     count = sum(flush(directory / FILE_NAME) for directory in directories)
     click.echo(f"{count} cookie{'' if count == 1 else 's'} deleted")
-
-
-def _state(config: Path) -> Path:
-    """Return the puller's state directory. Raises ConfigError."""
-    table = settings.load_file(config).get("http2mbox")
-    named = os.environ.get("STUBMAIL_HTTP2MBOX_STATE") or (table.get("state") if isinstance(table, dict) else None)
-    if not isinstance(named, str):
-        raise ConfigError(f"[http2mbox] state is missing in {config}: the puller's state directory")
-    return Path(named)
 
 
 def _directory(state: Path, account: str) -> Path:

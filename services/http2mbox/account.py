@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from services.http2mbox.causes import MAX_NOTICES, SILENCE_SECONDS, Cause
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.notices import Notice
-from services.http2mbox.state import REMEMBER_SECONDS, AccountTrouble, PostKey, State, delivery_name, notice_name
+from services.http2mbox.state import (
+    REMEMBER_SECONDS,
+    AccountTrouble,
+    PostKey,
+    State,
+    cause_name,
+    delivery_name,
+    notice_name,
+)
 from services.http2mbox.trust import Recipient
 from stubmail.address import Address
 from stubmail.cookies import FILE_NAME, CookieJar
@@ -20,6 +29,7 @@ from stubmail.errors import Exit, TemporaryError
 from stubmail.keyring import Keyring
 from stubmail.mbox import Delivery, Mbox
 from stubmail.openpgp import Certificate, Identity
+from stubmail.pull_state import FILE_NAME as STATE_FILE
 from stubmail.settings import ConfigError
 from stubmail.spool import clean_temporary
 from stubmail.store_answers import Sent
@@ -70,7 +80,7 @@ class Account:
         self.keyring = keyring
         self.directory = directory
         self.recipient = Recipient(address, identity.fingerprint)
-        self.state = State(directory / "state.sqlite3")
+        self.state = State(directory / STATE_FILE)
         self.jar = CookieJar(directory / FILE_NAME)
         self._maildrop = maildrop
         self._clock = clock
@@ -137,6 +147,29 @@ class Account:
             except (TemporaryError, OSError) as error:
                 raise _trouble(error) from error
         return notices
+
+    def warn(self, causes: Sequence[Cause], compose: Callable[[Cause], bytes]) -> int:
+        """Put a notice about each cause durably into the maildrop unless it was told of lately; return how many.
+
+        ``compose`` makes them. Raises AccountTrouble as ``tell`` does.
+        """
+        with self._delivering:
+            try:
+                when = self._clock()
+                known = self.state.warned((cause.name for cause in causes), when - SILENCE_SECONDS)
+                new = {cause.name: cause for cause in causes if cause.name not in known}
+                notices = [
+                    Delivery(cause_name(name), "", when, compose(cause))
+                    for name, cause in list(new.items())[:MAX_NOTICES]
+                ]
+                self._maildrop.deliver(notices, self._record)
+            except (TemporaryError, OSError) as error:
+                raise _trouble(error) from error
+        return len(notices)
+
+    def drop(self, keys: Sequence[PostKey]) -> None:
+        """Count posts as delivered that are not wanted, so that they are acknowledged now and ever after."""
+        self._record([delivery_name(key) for key in keys])
 
     def close(self, patience: float = -1) -> bool:
         """Give up key and state. A delivery under way in another thread is completed first, a later one fails.

@@ -10,9 +10,13 @@ from email.utils import format_datetime
 
 from services.http2mbox.header import fields
 from stubmail.address import Address, AddressError, parse_domain
+from stubmail.errors import one_line
 from stubmail.mailbox import MailboxError, skip_comment
 
+MAX_TEXT = 400  # characters of a warning
+
 # RFC 8601 §2.2: [CFWS] authserv-id; a value is a token or a quoted string (RFC 2045 §5.1).
+_HEADER = re.compile(rb"[\x21-\x39\x3b-\x7e]+[ \t]*:|\r?\n")  # RFC 5322 §2.2
 _OPENING = re.compile(r"\s*\(")
 _AUTHSERV_ID = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;()<>@,:\\"/\[\]?=]+))')
 
@@ -44,15 +48,25 @@ def trace_fields(receipt: Receipt) -> bytes:
     octets of RFC 5322 §2.1.1. Addresses beyond ASCII stand in UTF-8 (RFC 6532).
     """
     domain = receipt.recipient.domain
-    received = (
-        f"Received: from {receipt.store_host} by {domain} with STUB id {receipt.post_id.hex()}"
-        f" for <{receipt.recipient}>; {format_datetime(receipt.at)}"
-    )
     results = (
         f"Authentication-Results: {domain}; x-stub=pass header.from={receipt.sender}"
         f" x-stub.fingerprint={receipt.fingerprint}"
     )
-    return f"{received}\r\n{results}\r\n".encode()
+    return f"{_received(receipt)}\r\n{results}\r\n".encode()
+
+
+def released_form(message: bytes, receipt: Receipt, reason: str, text: str) -> bytes:
+    """Return ``message`` as it is delivered by order although it was held for ``reason``, ``text`` in a sentence.
+
+    The warning comes first. What has no header gets an empty line, so that none of it passes for one.
+    """
+    warning = (
+        f"X-Stub-Warning: NOT VERIFIED ({reason}): {one_line(text)[:MAX_TEXT]}; released by hand\r\n"
+        f"{_received(receipt)}\r\n"
+        f'Authentication-Results: {receipt.recipient.domain}; x-stub=fail reason="{reason}"\r\n'
+    )
+    gap = b"" if _HEADER.match(message) else b"\r\n"
+    return warning.encode() + gap + without_forged(message, receipt.recipient.domain)
 
 
 def without_forged(message: bytes, domain: str) -> bytes:
@@ -64,6 +78,13 @@ def without_forged(message: bytes, domain: str) -> bytes:
             kept.append(message[position:start])
             position = end
     return b"".join((*kept, message[position:])) if position else message
+
+
+def _received(receipt: Receipt) -> str:
+    return (
+        f"Received: from {receipt.store_host} by {receipt.recipient.domain} with STUB id {receipt.post_id.hex()}"
+        f" for <{receipt.recipient}>; {format_datetime(receipt.at)}"
+    )
 
 
 def _claims(value: bytes, domain: str) -> bool:

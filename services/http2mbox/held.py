@@ -29,12 +29,19 @@ class Held:
         self._listed: set[PostKey] = set()  # of those and of new ones, what the store has listed in this pass
         self._of_sender: Counter[str] = Counter()
 
+    def decision(self, post: Listed) -> str:
+        """What a person wants done with a listed post: RELEASE, DROP, or nothing."""
+        held = self._before.get((post.id, post.sender))
+        return held.decision if held else ""
+
     def keeps(self, post: Listed) -> bool:
         """Whether a listed post stays held as it is, since nothing has changed that could change the verdict."""
         held = self._before.get((post.id, post.sender))
         if held is None:
             return False
         self._listed.add((post.id, post.sender))
+        if held.decision:
+            return False
         if held.senders != self._senders or not 0 <= self._clock() - held.time < HELD_SECONDS:
             return False
         self._of_sender[post.sender] += 1
@@ -45,7 +52,7 @@ class Held:
         return self._of_sender[sender] >= MAX_HELD
 
     def add(self, post: Listed, verdict: Untrusted) -> None:
-        """Hold a post; the log says so when it is news. Raises StateError."""
+        """Hold a post, also one that cannot be released; the log says so when it is news. Raises StateError."""
         self._listed.add((post.id, post.sender))
         self._of_sender[post.sender] += 1
         held = HeldPost(
@@ -62,10 +69,14 @@ class Held:
             senders=self._senders,
             time=int(self._clock()),
         )
-        if self._state.hold(held):
+        news = self._state.hold(held)
+        undone = self.decision(post)
+        if undone:
+            self._state.decide([held.key], "")
+        if news or undone:
             event(
                 _log,
-                "held",
+                "not-released" if undone else "held",
                 post.id.hex(),
                 level=logging.WARNING,
                 sender=post.address,

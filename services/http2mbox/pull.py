@@ -9,17 +9,18 @@ from itertools import islice
 from typing import Protocol
 
 from services.http2mbox.account import Account, Arrival
+from services.http2mbox.causes import causes, compose
 from services.http2mbox.contacts import Contacts
-from services.http2mbox.delivered import Receipt, delivered_form
 from services.http2mbox.held import Held
 from services.http2mbox.incoming import Fetcher, Incoming, Stopped
 from services.http2mbox.listing import check_page, others_of
+from services.http2mbox.opening import Opening
 from services.http2mbox.state import AccountTrouble, OtherSender, PostKey
-from services.http2mbox.trust import Untrusted, admit, verify
+from services.http2mbox.trust import TOO_LARGE, Untrusted, admit
 from services.http2mbox.workers import MemoryGate
 from stubmail.errors import TemporaryError
 from stubmail.log import event
-from stubmail.openpgp import Certificate, OpenPGPError
+from stubmail.pull_state import DROP, RELEASE
 from stubmail.store_answers import Listed, Listing, Other
 
 MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would not fit into a request (§9)
@@ -67,6 +68,8 @@ class Tally:
     repeated: int = 0  # delivered before, now acknowledged
     held: int = 0
     skipped: int = 0  # of senders of whom too much is held already
+    dropped: int = 0  # by order, now acknowledged
+    notices: int = 0  # about what is held
     gone: int = 0
     waiting: int = 0  # listed and to be delivered; counted by a dry run
     serial: int = 0
@@ -101,6 +104,7 @@ class Pull:
         self._stopping = stopping
         self._clock = clock
         self._held = Held(account.state, domain, contacts.domains[domain].digest, account.address, clock)
+        self._opening = Opening(account, contacts, store_host, limits.max_post, self._now)
         self.tally = Tally()
 
     def run(self) -> Tally:
@@ -132,28 +136,23 @@ class Pull:
 
     def _conclude(self, others: Collection[Other]) -> None:
         self._held.conclude()
-        now = int(self._clock())
-        for other in self._account.state.set_others(self._domain, others_of(others, self._contacts, self._domain), now):
+        now = self._clock()
+        found = others_of(others, self._contacts, self._domain)
+        for other in self._account.state.set_others(self._domain, found, int(now)):
             self._report_mismatch(other)
+        why = causes(self._account.state.held(self._domain).values(), found)
+        address, host = self._account.address, self._store_host
+        self.tally.notices += self._account.warn(why, lambda cause: compose(cause, address, host, now)) if why else 0
         if self.tally.skipped:
             event(_log, "flooded", level=logging.WARNING, domain=self._domain, skipped=self.tally.skipped)
 
     def _deal_with(self, posts: Sequence[Listed]) -> None:
         """Sort one page: what was delivered before is acknowledged, what is held stays, the rest is fetched."""
+        self._drop([post for post in posts if self._held.decision(post) == DROP])
         there = self._account.state.delivered(map(_key, posts))
-        wanted: list[Listed] = []
-        for post in posts:
-            if _key(post) in there or self._held.keeps(post):
-                continue
-            if self._held.is_full(post.sender):
-                self.tally.skipped += 1
-                continue
-            try:
-                admit(post, self._contacts, self._now(), self._limits.max_post)
-            except Untrusted as verdict:
-                self._hold(post, verdict)
-            else:
-                wanted.append(post)
+        wanted = [
+            post for post in posts if _key(post) not in there and not self._held.keeps(post) and self._wants(post)
+        ]
         self.tally.waiting += len(wanted)
         if self._limits.dry_run:
             return
@@ -162,6 +161,31 @@ class Pull:
             self._acknowledge([post for post in posts if _key(post) in there])
         for batch in _batches(wanted):
             self._pull_batch(batch)
+
+    def _wants(self, post: Listed) -> bool:
+        """Judge a post by its listing: whether it is to be fetched; if not, it is counted and perhaps held."""
+        released = self._held.decision(post) == RELEASE
+        if self._held.is_full(post.sender) and not released:
+            self.tally.skipped += 1
+            return False
+        objection: Untrusted | None = None
+        try:
+            admit(post, self._contacts, self._now(), self._limits.max_post)
+        except Untrusted as verdict:
+            if not released or verdict.reason == TOO_LARGE:
+                self._hold(post, verdict)
+                return False
+            objection = verdict
+        if released:
+            self._opening.release(post, objection)
+        return True
+
+    def _drop(self, posts: Sequence[Listed]) -> None:
+        if posts and not self._limits.dry_run:
+            self._account.drop([_key(post) for post in posts])
+            self.tally.dropped += len(posts)
+            for post in posts:
+                event(_log, "dropped", post.id.hex(), sender=post.address, to=self._account.address)
 
     def _pull_batch(self, batch: Sequence[Listed]) -> None:
         if self._stopping():
@@ -190,7 +214,7 @@ class Pull:
         octets = 0
         for post in incoming.complete:
             try:
-                arrivals.append(self._open(post, incoming.content(post)))
+                arrivals.append(self._opening.open(post, incoming.content(post)))
             except Untrusted as verdict:
                 self._hold(post, verdict)
                 continue
@@ -200,24 +224,6 @@ class Pull:
                 self._deliver(arrivals, posts)
                 arrivals, posts, octets = [], [], 0
         self._deliver(arrivals, posts)
-
-    def _open(self, post: Listed, content: bytes) -> Arrival:
-        """Decrypt and judge one post, and give the message its delivered form. Raises Untrusted."""
-        account = self._account
-
-        def certificate_of(name: str) -> Certificate | None:
-            # Anybody else in the keyring is looked up only to say who it was that signed.
-            return self._contacts.signer(name, post.sender) or account.keyring.by_fingerprint(name)
-
-        try:
-            unsealed = account.identity.unseal(content, certificate_of, self._limits.max_post)
-        except OpenPGPError as error:
-            if error.reason == "wrong-passphrase":
-                raise AccountTrouble("4.7.0", error.text) from error
-            raise Untrusted.unopened(error, post) from error
-        verified = verify(unsealed, post, account.recipient, self._contacts)
-        receipt = Receipt(self._store_host, account.address, post.id, verified.sender, post.sender, self._now())
-        return Arrival(_key(post), verified.sender, delivered_form(verified.message, receipt))
 
     def _deliver(self, arrivals: Sequence[Arrival], posts: Sequence[Listed]) -> None:
         if not arrivals:

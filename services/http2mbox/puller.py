@@ -152,7 +152,7 @@ class Puller:
 
     async def _round_of(self, account: Account, full: bool) -> None:
         try:
-            contacts = await self._blocking(self._prepare, account)
+            contacts, decided = await self._blocking(self._prepare, account)
         except (StubmailError, OSError) as error:
             self._failed(str(account.address), self._accounts.get(account), error)
             return
@@ -168,17 +168,20 @@ class Puller:
         for peer in peers.values():
             if not peer.busy and peer.backoff.ready(now) and now >= peer.rests_until:
                 peer.busy = True
-                self._start(self._visit(peer, contacts, full), peer.domain)
+                self._start(self._visit(peer, contacts, full or peer.domain in decided), peer.domain)
 
-    def _prepare(self, account: Account) -> Contacts:
-        """Runs in a worker thread, as the keyring may have to ask gpg. Raises StubmailError, OSError."""
+    def _prepare(self, account: Account) -> tuple[Contacts, set[str]]:
+        """Return the correspondents, and those of their domains that must be asked since a person decided so.
+
+        Runs in a worker thread, as the keyring may have to ask gpg. Raises StubmailError, OSError.
+        """
         if not self._limits.dry_run:
             account.jar.save()
         account.jar.refresh()
         contacts = account.contacts()
         if not self._limits.dry_run and contacts.domains.keys() != self._peers.get(account, {}).keys():
             account.state.keep_domains(contacts.domains)
-        return contacts
+        return contacts, account.state.decided_domains()
 
     async def _visit(self, peer: Peer, contacts: Contacts, full: bool) -> None:
         try:

@@ -15,7 +15,7 @@ NOTHING_NEW = 1
 class Report:
     """Counts of one run or, in a daemon, since its start."""
 
-    delivered: int = 0  # notices about the accounts' own posts included, as they are mail too
+    delivered: int = 0  # notices included, as they are mail too
     waiting: int = 0
     notices: int = 0
     domains: set[str] = field(default_factory=set)  # that offer stub mail and were asked
@@ -26,7 +26,8 @@ class Report:
     def add(self, tally: Tally) -> None:
         """Count what one pull did."""
         self.listings += 1
-        self.delivered += tally.delivered
+        self.delivered += tally.delivered + tally.notices
+        self.notices += tally.notices
         self.waiting += tally.waiting
 
     def add_notices(self, told: Told) -> None:

@@ -13,6 +13,8 @@ from stubmail.store_answers import Listed
 
 KEY_MISMATCH = frozenset(("key-mismatch", "signer-mismatch", "unknown-signer"))  # somebody else's key: tell the user
 
+TOO_LARGE = "too-large"
+
 
 class Untrusted(Exception):
     """A post breaks a rule and is held.
@@ -64,7 +66,7 @@ def admit(listed: Listed, contacts: Contacts, now: datetime, max_size: int) -> N
     if problem := contacts.problem(listed.sender, now):
         raise Untrusted(problem, f"the key {listed.sender} of {listed.address} is {problem}", listed.sender)
     if listed.size > max_size:
-        raise Untrusted("too-large", f"the post has {listed.size} octets; {max_size} are allowed")
+        raise Untrusted(TOO_LARGE, f"the post has {listed.size} octets; {max_size} are allowed")
 
 
 def verify(unsealed: Unsealed, listed: Listed, recipient: Recipient, contacts: Contacts) -> Verified:

@@ -167,12 +167,14 @@ def test_forgeries_are_held_with_their_reasons_and_the_rest_is_delivered(puller:
     good = world.send(honest)
     done = puller.run("--once")
     assert done.returncode == 77
-    assert done.stdout == "pulled delivered=1 held=7 strangers=0 domains=1 key_mismatches=1\n", done.stderr
+    assert done.stdout == "pulled delivered=6 held=7 strangers=0 domains=1 notices=5 key_mismatches=1\n", done.stderr
     lines = {post_id: line for post_id in ids for line in done.stderr.splitlines() if f" {post_id.hex()} held" in line}
     for post_id, reason in zip(ids, contents, strict=True):
         if reason not in ("trailing", "bomb"):
             assert f"reason={reason} " in lines[post_id]
-    assert puller.messages()[0].endswith(honest) and len(puller.messages()) == 1
+    messages = puller.messages()
+    assert [message for message in messages if not message.startswith(b"From: Mail Delivery System")] == messages[:1]
+    assert messages[0].endswith(honest) and len(messages) == 6
     states = world.states()
     assert states[good[0]] == "fetched" and {states[post_id] for post_id in ids} == {"waiting"}
     again = puller.run("--once", "--full")
@@ -194,8 +196,9 @@ def test_another_key_for_a_correspondent_is_named_with_both_fingerprints(
         done = puller.run("--once")
         assert done.returncode == 77
         assert f"found={mallory} expected={people.alice.fingerprint}" in done.stderr
-        assert done.stdout == "pulled delivered=0 held=0 strangers=0 domains=1 key_mismatches=1\n"
-        assert not puller.mbox.exists()
+        assert done.stdout == "pulled delivered=1 held=0 strangers=0 domains=1 notices=1 key_mismatches=1\n"
+        (notice,) = puller.messages()
+        assert f"stubmail keys accept --account {BOB} {ALICE} {mallory}".encode() in notice
     finally:
         forger.clear()
         accounts.write_text(before)

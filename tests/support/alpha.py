@@ -47,6 +47,7 @@ class Alpha:
     dns: NameServer
     store: subprocess.Popen[bytes]
     stored: list[bytes] = field(default_factory=list)
+    sender: Address = ALICE
 
     @property
     def resolver(self) -> str:
@@ -54,11 +55,11 @@ class Alpha:
         return f"{self.dns.address[0]}:{self.dns.address[1]}"
 
     def client(self) -> StoreClient:
-        """Alice, who may store."""
+        """The sender, who may store: alice unless a test says otherwise."""
         resolver = Resolver(self.dns.address, allow_private=True)
         offer = resolver.discover("alpha.example")
         assert offer is not None
-        return StoreClient(HttpClient(resolver), offer.stores[0], self.identity, ALICE)
+        return StoreClient(HttpClient(resolver), offer.stores[0], self.identity, self.sender)
 
     def send(self, *messages: bytes) -> list[bytes]:
         """Store messages for bob as alice's gateway would; return their ids."""
@@ -70,7 +71,7 @@ class Alpha:
     def seal(self, post_id: bytes, message: bytes, signer: Identity | None = None, to: Address = BOB) -> bytes:
         """Return the content of a post for bob; ``signer`` and ``to`` are for forgeries."""
         tags = fill_up([tag(post_id, self.bob.fingerprint, to)], secrets.token_bytes)
-        text = Envelope(ALICE, datetime.now(UTC), tags).wrap(message)
+        text = Envelope(self.sender, datetime.now(UTC), tags).wrap(message)
         return (signer or self.identity).seal(text, [self.bob])
 
     def put(self, posts: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

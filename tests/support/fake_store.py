@@ -73,7 +73,14 @@ class PlainIdentity(Identity):
         raise NotImplementedError
 
     def decrypt(self, data: bytes, max_size: int) -> bytes:
-        raise NotImplementedError
+        head, _, text = data.partition(b"\0")
+        try:
+            names = json.loads(head)
+        except ValueError:
+            raise OpenPGPError("malformed", "not an OpenPGP message") from None
+        if names["to"] != self.fingerprint:
+            raise OpenPGPError("not-for-us", "encrypted to somebody else")
+        return text
 
     def close(self) -> None:
         self.closed = True

@@ -24,6 +24,7 @@ from stubmail.datagram import Unknown, Waiting
 from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import TemporaryError
 from stubmail.openpgp import Certificate
+from stubmail.pull_state import RELEASE
 from tests.support.fake_store import (
     ALICE,
     ALICE_KEY,
@@ -378,6 +379,16 @@ def test_an_account_that_is_gone_is_visited_no_more(rig: Rig) -> None:
     rig.puller.set_accounts([])
     rig.round(full=True)
     assert rig.store.calls == ["list"]
+
+
+def test_a_decision_about_what_is_held_asks_whatever_udp_says(rig: Rig) -> None:
+    post = rig.store.put(bytes(16), seal_plainly(bytes(16), honest_message(0), signer=None))
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(1, 1)
+    rig.account.state.decide([(post.id, post.sender)], RELEASE)
+    assert rig.round().delivered == 2  # the notice was the first
+    rig.round()
+    assert rig.store.calls.count("list") == 2
 
 
 def test_correspondents_who_are_gone_take_what_was_held_along(rig: Rig) -> None:

@@ -134,7 +134,10 @@ def test_a_file_of_the_first_version_goes_on(state: State, path: Path) -> None:
     state.record([delivery_name((ONE, ALICE_KEY))], 100)
     state.close()
     with closing(sqlite3.connect(path)) as database:
-        database.executescript("DROP TABLE told; DROP TABLE watch; PRAGMA user_version = 1;")
+        database.executescript(
+            "DROP TABLE told; DROP TABLE watch; DROP TABLE warned; DROP TABLE refused;"
+            "ALTER TABLE held DROP COLUMN decision; PRAGMA user_version = 1;"
+        )
     again = State(path)
     assert again.delivered([(ONE, ALICE_KEY)]) == {(ONE, ALICE_KEY)}
     assert again.told([ONE]) == set()
