@@ -17,6 +17,8 @@ VIA = "smarthost"
 CONNECT_SECONDS = 30.0
 REPLY_SECONDS = 300.0  # RFC 5321 §4.5.3.2
 ACCEPT_SECONDS = 600.0  # the same, for the reply to the final dot: giving up early makes duplicates
+QUIT_SECONDS = 5.0  # nothing depends on the answer
+TOO_MANY = 452  # to RCPT: the others go at once, in another transaction (RFC 5321 §4.5.3.1.10)
 MAX_TEXT = 400  # characters of a reply that are kept
 
 
@@ -71,30 +73,43 @@ def relay(
         client = connect()
     except StubmailError as error:
         return [_deferred(error)] * len(recipients)
+    outcomes: dict[Address, Outcome] = {}
+    left = list(recipients)
     try:
-        return _transaction(client, item, recipients, message)
+        while left:
+            some, left = _transaction(client, item, left, message)
+            outcomes |= some
     except StubmailError as error:
-        return [Outcome.of(error, VIA)] * len(recipients)
+        outcomes |= dict.fromkeys(left, Outcome.of(error, VIA))
     except OSError as error:  # smtplib's errors are OSErrors too
-        return [Outcome.of(_failed(error, "the smarthost broke off"), VIA)] * len(recipients)
+        outcomes |= dict.fromkeys(left, Outcome.of(_failed(error, "the smarthost broke off"), VIA))
     finally:
         _quit(client)
+    return [outcomes[recipient] for recipient in recipients]
 
 
-def _transaction(client: smtplib.SMTP, item: Item, recipients: Sequence[Address], message: bytes) -> list[Outcome]:
+def _transaction(
+    client: smtplib.SMTP, item: Item, recipients: Sequence[Address], message: bytes
+) -> tuple[dict[Address, Outcome], list[Address]]:
+    """Return what was said of recipients, and those who want another transaction: this one took only so many."""
     mail_from = str(item.mail_from) if item.mail_from else ""
     _expect(client.mail(mail_from, _options(client, item)))
     known = {recipient.address: recipient for recipient in item.recipients}
     notifies = client.has_extn("dsn")
-    parameters = [_rcpt_parameters(known[address]) if notifies else [] for address in recipients]
-    replies = [client.rcpt(str(address), words) for address, words in zip(recipients, parameters, strict=True)]
-    outcomes = [_outcome(*reply) for reply in replies]
-    if any(outcome.state is State.DONE for outcome in outcomes):
-        final = _data(client, message)
-        if notifies and final.state is State.DONE:
-            final = replace(final, notice=SILENT)  # notices of success are the smarthost's now, RFC 3461 §5.2.1
-        outcomes = [final if outcome.state is State.DONE else outcome for outcome in outcomes]
-    return outcomes
+    replies = {
+        address: client.rcpt(str(address), _rcpt_parameters(known[address]) if notifies else [])
+        for address in recipients
+    }
+    outcomes = {address: _outcome(*reply) for address, reply in replies.items()}
+    taken = [address for address, outcome in outcomes.items() if outcome.state is State.DONE]
+    if not taken:
+        return outcomes, []
+    final = _data(client, message)
+    if notifies and final.state is State.DONE:
+        final = replace(final, notice=SILENT)  # notices of success are the smarthost's now, RFC 3461 §5.2.1
+    outcomes |= dict.fromkeys(taken, final)
+    left = [address for address, (code, _) in replies.items() if code == TOO_MANY]
+    return outcomes, left if final.state is State.DONE else []
 
 
 def _data(client: smtplib.SMTP, message: bytes) -> Outcome:
@@ -179,6 +194,7 @@ def _patience(client: smtplib.SMTP, seconds: float) -> None:
 
 def _quit(client: smtplib.SMTP) -> None:
     """End politely; whether the smarthost still listens makes no difference."""
+    _patience(client, QUIT_SECONDS)
     try:
         client.quit()
     except OSError:

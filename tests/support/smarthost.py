@@ -22,6 +22,7 @@ class FakeSmarthost:
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
     port: int = 0
+    break_after: int | None = None  # octets of the text after which it dies
 
     def answer(self, line: str) -> str:
         """Return what to say to a command."""
@@ -64,12 +65,14 @@ def serving(smarthost: FakeSmarthost) -> Iterator[FakeSmarthost]:
                     self._start_tls()
 
         def _message(self) -> str:
-            text = b""
+            text = bytearray()
             while (line := self._file.readline()) != b".\r\n":
                 if not line:
                     return ""
                 text += line.removeprefix(b".")
-            smarthost.messages.append(text)
+                if smarthost.break_after is not None and len(text) > smarthost.break_after:
+                    return ""
+            smarthost.messages.append(bytes(text))
             return smarthost.answer("(message)")
 
         def _say(self, reply: str) -> None:

@@ -1,12 +1,17 @@
 """What the gateway says to a smarthost, and what it makes of the answers."""
 
+import base64
 import ssl
+import string
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.smtp2stub import relay as relay_module
 from services.smtp2stub.relay import Smarthost, relay
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
@@ -14,6 +19,7 @@ from stubmail.queue import SILENT, Item, Outcome, State
 from tests.support.gateway import BOB, CAROL, MESSAGE, make_item
 from tests.support.smarthost import FakeSmarthost, serving
 
+BASE64 = set(string.ascii_letters + string.digits + "+/=")
 TLS = Path(__file__).parent.parent / "data" / "tls"
 
 
@@ -72,6 +78,105 @@ def test_each_recipient_has_his_own_fate() -> None:
     server = FakeSmarthost(reply=lambda line: "550 5.1.1 no" if "carol" in line else None)
     assert [outcome.state for outcome in send(server, BOB, CAROL)] == [State.DONE, State.FAILED]
     assert len(server.messages) == 1
+
+
+def test_a_smarthost_that_dies_in_the_middle_of_the_text_is_tried_again() -> None:
+    text = MESSAGE + b"0123456789abcdef\r\n" * 300_000
+    server = FakeSmarthost(break_after=100_000)
+    assert {(outcome.state, outcome.code) for outcome in send(server, BOB, CAROL, message=text)} == {
+        (State.WAITING, "4.4.1")
+    }
+    assert server.messages == []
+    server.break_after = None
+    assert [outcome.state for outcome in send(server, BOB, CAROL, message=text)] == [State.DONE, State.DONE]
+    assert server.messages == [text]
+
+
+def test_a_smarthost_that_says_nothing_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "ACCEPT_SECONDS", 0.1)
+    monkeypatch.setattr(relay_module, "QUIT_SECONDS", 0.1)
+    over = threading.Event()
+
+    def reply(line: str) -> str | None:
+        if line == "(message)":
+            over.wait(30)
+        return None
+
+    server = FakeSmarthost(reply=reply)
+    with serving(server):
+        host = Smarthost("127.0.0.1", server.port, "none", "gate.example")
+        started = time.monotonic()
+        [outcome] = relay(host.connect, make_item(1), [BOB], MESSAGE)
+        assert time.monotonic() - started < 10
+        over.set()
+    assert (outcome.state, outcome.code) == (State.WAITING, "4.4.1")
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [{}, {"RCPT": "550 5.1.1 no"}, {"MAIL": "451 later"}, {"DATA": "554 no"}, {"(MESSAGE)": "452 4.3.1 full"}],
+)
+def test_every_connection_ends_politely(replies: dict[str, str]) -> None:
+    server = FakeSmarthost(reply=answering(**replies))
+    send(server)
+    assert server.commands[-1].upper() == "QUIT"
+
+
+def test_recipients_beyond_what_a_transaction_takes_go_in_the_next() -> None:
+    people = [Address(f"u{number}", "legacy.example") for number in range(7)]
+    taken: list[str] = []
+
+    def reply(line: str) -> str | None:
+        if line.upper().startswith("MAIL"):
+            taken.clear()
+        if not line.upper().startswith("RCPT"):
+            return None
+        if "u3@" in line:
+            return "550 5.1.1 nobody"
+        taken.append(line)
+        return None if len(taken) <= 3 else "452 4.5.3 too many recipients"
+
+    server = FakeSmarthost(reply=reply)
+    outcomes = send(server, *people)
+    assert [outcome.state for outcome in outcomes] == [State.FAILED if n == 3 else State.DONE for n in range(7)]
+    assert len(server.messages) == 2
+    assert len([line for line in server.commands if line == "(connect)"]) == 1
+
+
+def test_what_is_known_of_recipients_outlives_a_break_later_on() -> None:
+    people = [Address(f"u{number}", "legacy.example") for number in range(3)]
+    mails: list[str] = []
+
+    def reply(line: str) -> str | None:
+        if line.upper().startswith("MAIL"):
+            mails.append(line)
+            return None if len(mails) == 1 else ""
+        return "452 4.5.3 too many" if "u2@" in line else None
+
+    outcomes = send(FakeSmarthost(reply=reply), *people)
+    assert [outcome.state for outcome in outcomes] == [State.DONE, State.DONE, State.WAITING]
+
+
+def test_nobody_can_be_told_to_wait_for_ever() -> None:
+    server = FakeSmarthost(reply=answering(RCPT="452 4.5.3 too many"))
+    assert [outcome.state for outcome in send(server, BOB, CAROL)] == [State.WAITING, State.WAITING]
+    assert len([line for line in server.commands if line.upper().startswith("MAIL")]) == 1
+
+
+@pytest.mark.parametrize("offer", ["AUTH PLAIN", "AUTH LOGIN", "AUTH CRAM-MD5 PLAIN"])
+def test_logins_in_the_ways_that_smarthosts_offer(offer: str) -> None:
+    def reply(line: str) -> str | None:
+        if line.upper().startswith("AUTH CRAM-MD5"):
+            return "334 " + base64.b64encode(b"<1@smart.example>").decode()
+        if line.upper() == "AUTH LOGIN" or (line.upper().startswith("AUTH LOGIN ")):
+            return "334 UGFzc3dvcmQ6"
+        return "235 2.7.0 welcome" if line and set(line) <= BASE64 else None
+
+    server = FakeSmarthost(offers=[offer], reply=reply)
+    with serving(server):
+        host = Smarthost("127.0.0.1", server.port, "none", "gate.example", None, "alice", "secret")
+        [outcome] = relay(host.connect, make_item(1), [BOB], MESSAGE)
+    assert outcome.state is State.DONE
 
 
 def test_nothing_is_sent_when_nobody_is_left() -> None:
