@@ -31,6 +31,7 @@ from stubmail.settings import ConfigError
 from stubmail.users import load_users
 
 BACKLOG = 512
+HANDSHAKE_SECONDS = 10.0
 FORGET_SECONDS = 600.0  # in which a count of failed logins halves
 PASSWORD_THREADS = 2
 SPARE_FILES = 100
@@ -99,6 +100,8 @@ class Receiver:
                     host,
                     port,
                     ssl=self._tls if implicit else None,
+                    # nobody counts a connection before its handshake is over
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if implicit else None,
                     backlog=BACKLOG,
                 )
             except OSError as error:
