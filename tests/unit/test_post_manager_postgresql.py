@@ -14,9 +14,8 @@ from services.post_manager import service
 from services.post_manager.settings import PostManager
 from services.post_manager.storage import schema
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.engines import describe, parse_url
+from services.post_manager.storage.engines import MOST_CONNECTIONS, describe, parse_url
 from services.post_manager.storage.errors import Conflict, StorageDamaged, StorageError, StorageFull
-from services.post_manager.storage.postgresql import MOST_CONNECTIONS
 from stubmail.errors import Exit
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.postgresql import Cluster

@@ -12,7 +12,8 @@ BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
 MODE = "stubmail_mode"  # the execution option that says what a transaction is for
 READ, RELAXED, DURABLE = "read", "relaxed", "durable"
 JOURNAL = 8 * 2**20  # octets that SQLite's journal keeps when it begins anew, after a request that made it larger
-_CACHE_KIB = 2048  # SQLite's page cache, per connection
+_CACHE_KIB = 1024  # SQLite's page cache, per connection
+MOST_CONNECTIONS = 8  # of one process: they are held for one transaction, never while a client is waited for
 _SERVER = "postgresql+psycopg"  # psycopg 3, whatever SQLAlchemy takes postgresql:// for
 
 
@@ -53,7 +54,10 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def sqlite_engine(url: str, connections: int) -> Engine:
-    """Return an engine for an SQLite file, which is made when it is not there. Raises ValueError and OSError."""
+    """Return an engine for an SQLite file, which is made when it is not there. Raises ValueError and OSError.
+
+    ``connections``: how many are asked for, of which it may make fewer.
+    """
     path = sqlite_path(url)
     if path is None or str(path) == ":memory:":
         raise ValueError("an SQLite database needs a file: several processes share it")
@@ -64,8 +68,8 @@ def sqlite_engine(url: str, connections: int) -> Engine:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     engine = create_engine(
         url,
-        pool_size=connections,
-        max_overflow=connections,
+        pool_size=min(connections, MOST_CONNECTIONS),
+        max_overflow=1,
         pool_timeout=BUSY_SECONDS,
         pool_use_lifo=True,  # few connections have a full cache, not all of them in turn
         connect_args={"uri": True},  # so that ATTACH takes one (storage/damage.py)

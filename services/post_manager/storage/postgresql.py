@@ -12,9 +12,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
-from services.post_manager.storage.engines import BUSY_SECONDS, DURABLE, MODE, READ, RELAXED
+from services.post_manager.storage.engines import BUSY_SECONDS, DURABLE, MODE, MOST_CONNECTIONS, READ, RELAXED
 
-MOST_CONNECTIONS = 8  # of one process: they are held for one transaction, never while a client is waited for
 CONNECT_SECONDS = 5  # for each address of the server
 STATEMENT_SECONDS = 30
 IDLE_SECONDS = 60  # between two statements of a transaction
