@@ -227,14 +227,14 @@ main()
 @pytest.mark.parametrize("named", ["", "1"])
 def test_killed_at_every_step_it_loses_nothing_and_leaves_no_half_message(tmp_path: Path, named: str) -> None:
     messages = {f"{number}@x": b"Message-ID: <%d@x>\r\n\r\nbody\r\n" % number for number in range(2)}
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "NAMED": named}
+    environ = {**os.environ, "NAMED": named}
     for step in itertools.count():
         directory = tmp_path / str(step)
         directory.mkdir()
         client = Popcl(directory)
         with ScriptedPop3(maildrop(*messages.values())) as server:
             command = [sys.executable, "-c", KILLED, str(step), *client.arguments(server.port, "-d")]
-            status = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
+            done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, timeout=60, check=False)
             files = client.files() if client.out.exists() else {}
             whole = {name: content for name, content in files.items() if not name.startswith(".popcl-")}
             assert whole.items() <= messages.items()
@@ -243,7 +243,7 @@ def test_killed_at_every_step_it_loses_nothing_and_leaves_no_half_message(tmp_pa
             run = client.run(server.port, "-d")
             assert (run.status, run.output) == (0, "2 messages downloaded, 2 deleted\n")
             assert client.files() == messages
-        if status == 0:
+        if done.returncode == 0:
             break
-        assert status == -signal.SIGKILL
+        assert done.returncode == -signal.SIGKILL, done.stderr
     assert step > 14

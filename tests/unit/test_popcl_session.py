@@ -7,11 +7,11 @@ from typing import cast
 
 import pytest
 
-from commands.popcl.auth_file import Credentials
 from commands.popcl.connection import Connection, tls_context
 from commands.popcl.login import log_in
 from commands.popcl.protocol import Expect, ProtocolError
 from commands.popcl.session import Limits, Session
+from stubmail.auth_file import Credentials
 from stubmail.errors import StubmailError, TemporaryError
 from tests.support.pop3d import CERT, TLS
 
