@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
 from tests.support.gateway import ALICE, CAROL, MESSAGE, Client
-from tests.support.gateway_process import Gateway
+from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.small_disk import unshare
 from tests.support.smarthost import FakeSmarthost, serving
 from tests.support.waiting import wait_until
@@ -78,17 +76,10 @@ def smarthost() -> Iterator[FakeSmarthost]:
 
 @pytest.fixture
 def spool(smarthost: FakeSmarthost) -> Iterator[SmallSpool]:
-    root = Path(tempfile.mkdtemp(prefix="sm"))
-    gateway = Gateway(root)
-    gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
-    try:
-        with NameServer([parse_zone(ZONE)]) as server:
-            gateway.dns = server.address
-            yield SmallSpool(gateway)
-            gateway.stop()
-    finally:
-        gateway.stop()
-        shutil.rmtree(root, ignore_errors=True)
+    with NameServer([parse_zone(ZONE)]) as server, gateway_process() as gateway:
+        gateway.dns = server.address
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        yield SmallSpool(gateway)
 
 
 def test_mail_beyond_the_reserve_is_refused_and_what_was_accepted_makes_room(
