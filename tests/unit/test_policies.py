@@ -106,3 +106,12 @@ def test_files(tmp_path: Path) -> None:
         load_policies(path, Policy.PREFER)
     with pytest.raises(ConfigError, match="cannot read"):
         load_policies(tmp_path / "none", Policy.PREFER)
+
+
+def test_the_example_in_the_documentation_means_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "routes-and-keys.md").read_text("utf-8")
+    example = page.partition("## Policies")[2].split("```")[1]
+    policies = parse_policies(example, Policy.PREFER, FILE)
+    found = {text: policies.of(Address.parse(f"{text}.example")) for text in ("x@partner", "x@a.partner", "x@lists")}
+    assert found == {"x@partner": Policy.REQUIRE, "x@a.partner": Policy.REQUIRE, "x@lists": Policy.PREFER}
+    assert policies.of(Address.parse("archive+2026@partner.example")) is Policy.NEVER
