@@ -1,6 +1,7 @@
 """The command line of popcl."""
 
 import logging
+import math
 import os
 import ssl
 import sys
@@ -73,7 +74,7 @@ logger = logging.getLogger("popcl")
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(min=0.1, max=86_400),
     default=180.0,
     show_default=True,
     help="How long the server may be silent.",
@@ -102,6 +103,11 @@ def main(
         raise click.UsageError("-T and -S exclude each other: TLS begins either at once or with STLS.")
     if (file or directory) and not (pop3s or stls):
         raise click.UsageError("-c and -C are for TLS: add -T or -S.")
+    host = server.removeprefix("[").removesuffix("]")
+    if not host.strip("."):
+        raise click.UsageError("SERVER is a host name or an address.")
+    if math.isnan(timeout):
+        raise click.UsageError("--timeout takes a number of seconds.")
     if verbose:
         log.setup(verbose=True)
     with _translated():
@@ -112,7 +118,7 @@ def main(
         limits = Limits(silence=timeout, reply=2 * timeout)
         with (
             OutDir(out_dir) as out,
-            Connection(server.strip("[]"), port or (TLS_PORT if pop3s else PORT), timeout) as peer,
+            Connection(host, port or (TLS_PORT if pop3s else PORT), timeout) as peer,
         ):
             session = _opened(peer, limits, context, stls)
             _log_in(session, credentials)
