@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.pop3d.system.people import check_template
 from stubmail.cli import parse_listen
 from stubmail.settings import ConfigError, items, setting
 
@@ -19,6 +20,16 @@ class Pop3d:
         None, "instead of users, one account: a file of two lines, username = NAME and password = PASSWORD"
     )
     maildir: Path | None = setting(None, "the Maildir of that one account")
+    system_users: bool = setting(
+        False, "instead of users, those of this machine, by PAM, each session under its user's uid; started as root"
+    )
+    system_maildrop: str = setting(
+        "mbox:/var/mail/%u", "where the mail of system users is; %u is the name, ~/ the home directory"
+    )
+    system_min_uid: int = setting(1000, "system users with a smaller uid cannot log in")
+    pam_service: str = setting("pop3d", "the PAM service that system users log in by, a file in /etc/pam.d")
+    login_user: str = setting("nobody", "with system_users, the user that everything before login runs as")
+    mail_group: str = setting("mail", "the group of sessions whose maildrop is not in the user's home directory")
     listen: str = setting("127.0.0.1:110", "HOST:PORT for POP3 in the clear, with STLS; empty for none")
     tls_listen: str = setting("", "HOST:PORT for POP3 under TLS from the first byte, usually port 995; empty for none")
     tls_cert: Path | None = setting(None, "the certificate and its chain (PEM), for tls_listen and STLS")
@@ -43,10 +54,12 @@ class Pop3d:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be meant."""
-        if self.users is None and self.auth_file is None:
+        sources = (self.users is not None) + (self.auth_file is not None) + self.system_users
+        if not sources:
             raise ConfigError("[pop3d] users is missing: the users file (TOML)")
-        if self.users is not None and self.auth_file is not None:
-            raise ConfigError("[pop3d] users and auth_file exclude each other")
+        if sources > 1:
+            raise ConfigError("[pop3d] users, auth_file and system_users exclude each other")
+        check_template(self.system_maildrop)
         if (self.auth_file is None) != (self.maildir is None):
             raise ConfigError("[pop3d] auth_file and maildir belong together: one of them is missing")
         for name, least, most in (
@@ -55,6 +68,7 @@ class Pop3d:
             ("write_seconds", 0.1, 3600),
             ("drain_seconds", 0, 3600),
             ("login_delay_seconds", 0, 86_400),
+            ("system_min_uid", 1, 1 << 31),
             ("expire_days", -1, 36_500),
             ("sessions", 1, 1_000_000),
             ("sessions_per_address", 1, 1_000_000),
