@@ -1,5 +1,7 @@
 """Asks a domain's key server for the certificate of an address, over HTTP (protocol.md §8)."""
 
+import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from stubmail.address import Address
@@ -8,6 +10,17 @@ from stubmail.errors import TemporaryError
 from stubmail.hkp import MAX_ANSWER, choose, lookup_path
 from stubmail.http_client import ConnectionLost, HttpClient
 from stubmail.openpgp import Certificate
+
+PATIENCE = 30.0  # seconds; a domain may name many key servers, and have all of them keep us waiting
+
+
+def in_turn(targets: Sequence[Target]) -> Iterator[Target]:
+    """Yield key servers to ask, one after the other, until PATIENCE is over; the first one always."""
+    end = time.monotonic() + PATIENCE
+    for target in targets:
+        yield target
+        if time.monotonic() >= end:
+            return
 
 
 def look_up(http: HttpClient, target: Target, address: Address, now: datetime) -> Certificate:

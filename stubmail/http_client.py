@@ -5,6 +5,7 @@ the caller's limit.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -19,6 +20,7 @@ from stubmail.errors import TemporaryError
 from stubmail.pace import PacedPool, PacedTlsPool
 
 CONNECT_SECONDS = 10.0  # for a connection, and for each SEND_PIECE of a body
+TRY_SECONDS = 30.0  # after which no further address of a host is tried
 SEND_PIECE = 16_384  # octets sent at once
 PIECE = 65_536  # octets read at once
 MAX_TLS_HOSTS = 32  # to which one thread keeps connections
@@ -130,7 +132,10 @@ class HttpClient:
         headers["Host"] = name if port == (443 if tls else 80) else f"{name}:{port}"
         headers |= {"Accept-Encoding": "identity", "User-Agent": "stubmail"}
         failure: BaseException | None = None
+        end = time.monotonic() + TRY_SECONDS
         for address in self.resolver.addresses(host):
+            if failure is not None and time.monotonic() >= end:
+                break
             url = f"{'https' if tls else 'http'}://{_bracketed(address)}:{port}{path}"
             if body is not None:
                 body.begun = False

@@ -12,7 +12,7 @@ from stubmail.address import Address
 from stubmail.discovery import StubDomain
 from stubmail.errors import TemporaryError
 from stubmail.hkp import choose, version_of
-from stubmail.hkp_client import ask
+from stubmail.hkp_client import ask, in_turn
 from stubmail.http_client import HttpClient
 from stubmail.keyring import Keyring
 from stubmail.openpgp import Certificate
@@ -77,7 +77,7 @@ def _other(keyring: Keyring, body: bytes, address: Address, when: datetime) -> C
 def _ask_all(http: HttpClient, offer: StubDomain, address: Address) -> bytes:
     """Return the answer of the first key server that gives one. Raises TemporaryError."""
     failure = TemporaryError("4.7.5", f"{offer.domain} names no key server")
-    for target in offer.keyservers:
+    for target in in_turn(offer.keyservers):
         try:
             return ask(http, target, address)
         except TemporaryError as error:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from stubmail.address import Address
 from stubmail.discovery import StubDomain
 from stubmail.errors import PermanentError, StubmailError, TemporaryError
-from stubmail.hkp_client import look_up
+from stubmail.hkp_client import in_turn, look_up
 from stubmail.http_client import HttpClient
 from stubmail.key_refresh import Refreshed, State, refresh
 from stubmail.keyring import KeyConflict, Keyring
@@ -104,7 +104,7 @@ class Keys:
     def _fetch(self, recipient: Address, offer: StubDomain) -> Addressee:
         failure = TemporaryError("4.7.5", f"{offer.domain} names no key server")
         for address in dict.fromkeys((recipient, recipient.base)):
-            for target in offer.keyservers:
+            for target in in_turn(offer.keyservers):
                 try:
                     certificate = look_up(self._http, target, address, self._now())
                 except TemporaryError as error:

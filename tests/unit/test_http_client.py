@@ -141,6 +141,14 @@ def test_addresses_are_tried_in_turn() -> None:
         assert answer.read(100) == b"hello"
 
 
+def test_not_all_of_many_addresses_are_tried_when_each_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, http_client.TRY_SECONDS - 1, http_client.TRY_SECONDS])
+    monkeypatch.setattr(http_client, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    with scripted(answering()) as server, pytest.raises(TemporaryError, match="cannot reach"):
+        client("127.0.0.2", "127.0.0.3", LOOPBACK).get(HOST, server.port, "/")
+    assert server.seen == []
+
+
 def test_a_body_goes_whole_to_the_first_address_that_can_be_reached() -> None:
     with (
         scripted(answering()) as server,

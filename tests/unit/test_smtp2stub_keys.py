@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,6 +82,24 @@ def test_the_next_key_server_is_asked_when_one_does_not_help(alice: Identity, bo
     found = Keys(MemoryKeyring(alice), servers, CLOCK).find(BOB, OFFER)  # type: ignore[arg-type]
     assert found.certificate == bob
     assert [host for host, _ in servers.asked] == ["one.beta.example", "two.beta.example"]
+
+
+def test_a_domain_with_many_slow_key_servers_is_given_up_in_time(
+    alice: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+    monkeypatch.setattr("stubmail.hkp_client.time", SimpleNamespace(monotonic=lambda: passed[0]))
+
+    def slow(search: str) -> Exception:
+        passed[0] += 12.0
+        return TemporaryError("4.4.2", "does not answer")
+
+    many = tuple(Target(f"k{number}.beta.example", 11371) for number in range(32))
+    servers = KeyServers(**{f"k{number}": slow for number in range(32)})
+    keys = Keys(MemoryKeyring(alice), servers, CLOCK)  # type: ignore[arg-type]
+    with pytest.raises(TemporaryError, match="does not answer"):
+        keys.find(BOB, StubDomain("beta.example", (), many, ()))
+    assert len(servers.asked) == 3
 
 
 @pytest.mark.parametrize("answer", [404, 500, 302, b"rubbish", TemporaryError("4.4.1", "refused")])
