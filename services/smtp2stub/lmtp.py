@@ -19,6 +19,8 @@ from stubmail.errors import Exit
 from stubmail.listener import BACKLOG, bind
 from stubmail.settings import ConfigError
 
+SMTP_PORT = 25
+
 _NOT_SPOKEN = ("smtp_HELO", "smtp_EHLO", "smtp_STARTTLS", "smtp_AUTH")
 
 
@@ -72,6 +74,8 @@ def parse_lmtp_listen(text: str) -> Path | tuple[str, int]:
     if text.startswith("/"):
         return Path(text)
     host, port = parse_listen(text)
+    if port == SMTP_PORT:
+        raise ConfigError(f"[smtp2stub] lmtp_listen must not be on port {SMTP_PORT}, which is SMTP's (RFC 2033 5)")
     if not _is_loopback(host):
         raise ConfigError(f"[smtp2stub] lmtp_listen must be a path or on loopback, where nobody else is: not {text!r}")
     return host, port

@@ -294,9 +294,14 @@ def test_without_a_configuration_there_is_a_sample(gateway: Gateway) -> None:
         ("spool", "/proc/spool", None, "/proc/spool"),
         ("smarthost_tls", "perhaps", os.EX_CONFIG, "starttls"),
         ("store", "ftp://x/y", os.EX_CONFIG, "store must be"),
+        ("lmtp_listen", "0.0.0.0:2424", os.EX_CONFIG, "on loopback"),
+        ("recipient_limit", 2001, os.EX_CONFIG, "2000 or less"),
+        ("delay_notice_hours", -1, os.EX_CONFIG, "0 or more"),
     ],
 )
-def test_mistakes_are_one_sentence(gateway: Gateway, key: str, value: str, status: int | None, words: str) -> None:
+def test_mistakes_are_one_sentence(
+    gateway: Gateway, key: str, value: str | int, status: int | None, words: str
+) -> None:
     gateway.settings[key] = value
     done = gateway.run()
     assert done.returncode == status if status is not None else done.returncode in (os.EX_OSERR, os.EX_NOPERM)

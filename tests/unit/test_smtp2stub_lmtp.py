@@ -130,7 +130,9 @@ def test_where_no_socket_can_be_is_said(text: str) -> None:
         listening_socket(text)
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0:24", "[::]:24", "192.0.2.1:24", "mx.alpha.example:24", "lmtp", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0:24", "[::]:24", "192.0.2.1:24", "mx.alpha.example:24", "lmtp", "127.0.0.1", "[::1]:25"]
+)
 def test_lmtp_is_for_this_machine(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_lmtp_listen(text)
