@@ -11,6 +11,7 @@ from services.pop3d.channel import Channel
 from services.pop3d.counting import count_end
 from services.pop3d.errands import Errands
 from services.pop3d.host import Host
+from services.pop3d.login import Elsewhere, Handed
 from services.pop3d.patience import LINGER, Deadlines
 from services.pop3d.session import Session
 from services.pop3d.wire import err
@@ -43,7 +44,7 @@ class Connection(asyncio.Protocol):
         self.network = self._reason = ""
         self._paused: asyncio.Future[None] | None = None
         self._turn: asyncio.Handle | None = None  # the next one, when the last was used up
-        self._half_closed = self._closing = self.lost = False
+        self._half_closed = self._closing = self._handed_over = self.lost = False
 
     # What asyncio calls
 
@@ -62,6 +63,9 @@ class Connection(asyncio.Protocol):
         self._errands = Errands(self._host, self, self._session)
         self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
         self._host.counters.add("connections pop3s" if self._implicit_tls else "connections pop3")
+        self._begin()
+
+    def _begin(self) -> None:
         if refusal := self._host.enter(self):
             self.end(refusal, b"" if self._implicit_tls else err("Too many sessions, try again later", "SYS/TEMP"))
         elif self._implicit_tls:
@@ -139,8 +143,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def committing(self) -> bool:
-        """Whether messages are being removed, or the maildrop is being closed, at this moment."""
-        return self._errands.committing
+        """Whether messages are being removed, or the maildrop is being closed, at this moment; perhaps elsewhere."""
+        return self._errands.committing or self._handed_over
 
     # What errands call
 
@@ -160,6 +164,18 @@ class Connection(asyncio.Protocol):
         self._host.logged_in(self)
         self._deadlines.active(self._loop.time())
         self._on_timer()
+
+    def hand_over(self, elsewhere: Elsewhere) -> None:
+        """Let another process go on with the session; the channel is its business from here on."""
+        if self._closing:
+            elsewhere.close()
+            return
+        self._closing = self._handed_over = True
+        self._timer.cancel()
+        self._host.logged_in(self)
+        mechanism = self._session.statistics.mechanism
+        handed = Handed(mechanism, self._session.encrypted, self._session.unread, lambda: self._host.leave(self))
+        elsewhere.take(self._channel, handed)
 
     def errand_done(self, failed: bool) -> None:
         """Go on, or break off."""

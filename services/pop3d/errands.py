@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from services.pop3d.actions import Action, Commit, Credentials, FindKeys, Retrieve
 from services.pop3d.counting import count_login
 from services.pop3d.host import Host
-from services.pop3d.login import Attempt, Refused
+from services.pop3d.login import Attempt, Elsewhere, Refused
 from services.pop3d.maildrop import Maildrop
 from services.pop3d.reader import Reader
 from services.pop3d.session import Session
@@ -42,6 +42,9 @@ class Client(Protocol):
 
     def opened(self) -> None:
         """Note that the client has logged in."""
+
+    def hand_over(self, elsewhere: Elsewhere) -> None:
+        """Let another process go on with the session."""
 
     def errand_done(self, failed: bool) -> None:
         """Go on, or break off."""
@@ -138,16 +141,23 @@ class Errands:
     async def _login(self, credentials: Credentials) -> None:
         client, counters, begun = self._client, self._host.counters, self._loop.time()
         try:
-            user, maildrop = await self._host.door.login(self._attempt(), credentials)
+            opened = await self._host.door.login(self._attempt(), credentials)
         except Refused as refusal:
             count_login(counters, credentials.mechanism, refusal.code, self._loop.time() - begun)
             self._session.refuse(refusal.code, refusal.text)
             return
-        self.user, self._maildrop = user.name, maildrop
-        self._reader = Reader(maildrop, client.id)
         count_login(counters, credentials.mechanism, None, self._loop.time() - begun)
+        if isinstance(opened, tuple):
+            self.opened(opened[0].name, opened[1])
+        else:
+            client.hand_over(opened)
+
+    def opened(self, user: str, maildrop: Maildrop) -> None:
+        """Begin with a user's maildrop, which this closes at the end."""
+        self.user, self._maildrop = user, maildrop
+        self._reader = Reader(maildrop, self._client.id)
         self._session.accept(maildrop)
-        client.opened()
+        self._client.opened()
 
     def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
         """Gather pipelined retrievals and the replies between them, to be read together."""

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from services.pop3d.actions import Credentials
+from services.pop3d.channel import Channel
 from services.pop3d.maildrop import InUse, Maildrop
 from services.pop3d.verifier import Verifier
 from stubmail.errors import PermanentError, TemporaryError
@@ -67,6 +68,26 @@ class Rules:
     login_delay: float = 0.0
 
 
+class Elsewhere(Protocol):
+    """Another process that has opened the maildrop and goes on with the session, once it has the client."""
+
+    def take(self, channel: Channel, handed: "Handed") -> None:
+        """Go on with the client, and call ``handed.ended`` when the session is over and the client gone."""
+
+    def close(self) -> None:
+        """Let go of the maildrop: the client is not there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What another process needs to go on: how the client logged in, and the commands that came behind that."""
+
+    mechanism: str
+    encrypted: bool
+    octets: bytes
+    ended: Callable[[], None]
+
+
 class Door:
     """Lets those with a password in. ``users`` may be replaced at any time.
 
@@ -99,17 +120,15 @@ class Door:
         async with self._turn(attempt):
             return await asyncio.get_running_loop().run_in_executor(self._passwords, self.verifier.keys, name)
 
-    async def login(self, attempt: Attempt, credentials: Credentials) -> tuple[User, Maildrop]:
-        """Return the user and the open maildrop, which the caller must close. Raises Refused."""
+    async def login(self, attempt: Attempt, credentials: Credentials) -> tuple[User, Maildrop] | Elsewhere:
+        """Return the user and the open maildrop, which the caller must close, or who else has it. Raises Refused."""
         loop = asyncio.get_running_loop()
         async with self._turn(attempt):
             user = await loop.run_in_executor(self._passwords, self.verifier.check, credentials)
             if user is None:
                 await self._sleep(self._failed(attempt, credentials))
                 raise Refused("AUTH", "Authentication failed")
-        if loop.time() < self._logins.get(user.name, -math.inf) + self._rules.login_delay:
-            event(logger, "refused", attempt.session, user=user.name, reason="too soon after the last login")
-            raise Refused("LOGIN-DELAY", "Too soon after the last login")
+        self._not_too_soon(attempt, user.name)
         try:
             maildrop = await self._open(user)
         except InUse:
@@ -121,9 +140,19 @@ class Door:
         except (TemporaryError, OSError) as error:
             event(logger, "failed", attempt.session, logging.ERROR, user=user.name, reason=error)
             raise Refused("SYS/TEMP", "The maildrop cannot be opened now") from error
-        if self._rules.login_delay:
-            self._logins[user.name] = loop.time()
+        self._logged_in(user.name)
         return user, maildrop
+
+    def _not_too_soon(self, attempt: Attempt, user: str) -> None:
+        """Keep to the announced LOGIN-DELAY (RFC 2449 §6.5). Raises Refused."""
+        now = asyncio.get_running_loop().time()
+        if now < self._logins.get(user, -math.inf) + self._rules.login_delay:
+            event(logger, "refused", attempt.session, user=user, reason="too soon after the last login")
+            raise Refused("LOGIN-DELAY", "Too soon after the last login")
+
+    def _logged_in(self, user: str) -> None:
+        if self._rules.login_delay:
+            self._logins[user] = asyncio.get_running_loop().time()
 
     def _failed(self, attempt: Attempt, credentials: Credentials) -> float:
         """Log and count wrong credentials; returns after how many seconds they may be answered.

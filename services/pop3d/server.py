@@ -4,10 +4,11 @@ import asyncio
 import logging
 import math
 import os
+import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -37,9 +38,24 @@ BACKLOG = 512
 FORGET_SECONDS = 30.0  # a network's count of failures halves in that time
 
 T = TypeVar("T")
+Bound = tuple[socket.socket, bool]  # and whether TLS comes before the greeting
 
 logger = logging.getLogger("pop3d")
 admin_logger = logging.getLogger("pop3d.admin")
+
+
+def bind_all(settings: Pop3d) -> list[Bound]:
+    """Bind all addresses. Raises Exit when one cannot be had; then none is bound."""
+    bound: list[Bound] = []
+    try:
+        for text, port, implicit_tls in ((settings.listen, 110, False), (settings.tls_listen, 995, True)):
+            if text:
+                bound += [(one, implicit_tls) for one in bind(*parse_listen(text, port))]
+    except Exit:
+        for one, _ in bound:
+            one.close()
+        raise
+    return bound
 
 
 class Server:
@@ -151,20 +167,10 @@ class Server:
 
     # For the process
 
-    async def start(self) -> None:
-        """Listen. Raises Exit when an address cannot be had; then none is listened on."""
-        addresses = [(self._settings.listen, 110, False), (self._settings.tls_listen, 995, True)]
-        bound = []
-        try:
-            for text, port, implicit_tls in addresses:
-                if text:
-                    bound += [(one, implicit_tls) for one in bind(*parse_listen(text, port))]
-        except Exit:
-            for one, _ in bound:
-                one.close()
-            raise
+    async def start(self, bound: Sequence[Bound] | None = None) -> None:
+        """Listen, on sockets that are ``bound`` already if there are. Raises Exit as bind_all does."""
         loop = asyncio.get_running_loop()
-        for one, implicit_tls in bound:
+        for one, implicit_tls in bind_all(self._settings) if bound is None else bound:
             connect: Callable[..., asyncio.Protocol] = partial(Connection, self, implicit_tls)
             factory = partial(Preamble, self._settings.networks, connect) if self._settings.proxies else connect
             self._listeners.append(await loop.create_server(factory, sock=one, backlog=BACKLOG))

@@ -114,6 +114,11 @@ class Session:
         return len(self._lines)
 
     @property
+    def unread(self) -> bytes:
+        """Those octets."""
+        return self._lines.rest()
+
+    @property
     def logged_in(self) -> bool:
         """Whether a maildrop is open (the TRANSACTION state, and UPDATE)."""
         return self._transaction is not None

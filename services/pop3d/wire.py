@@ -64,6 +64,10 @@ class LineBuffer:
             self._start = self._searched = 0
         return line.removesuffix(b"\r")
 
+    def rest(self) -> bytes:
+        """Return what waits."""
+        return bytes(self._data[self._start :])
+
     def clear(self) -> None:
         """Forget what waits."""
         self._data.clear()
