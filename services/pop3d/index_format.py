@@ -108,7 +108,7 @@ class Record:
         for column, part in zip((index.starts, index.bodies, index.ends, index.octets), parts, strict=False):
             column.frombytes(part)
         index.digests += parts[4]
-        for line in bytes(parts[6]).decode().splitlines():
+        for line in bytes(parts[6]).decode().split("\n")[:-1]:
             at_text, _, uidl = line.partition(" ")
             index.uidls[int(at_text)] = uidl
         index.size = seen[1]

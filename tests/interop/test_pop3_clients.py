@@ -1,4 +1,4 @@
-"""pop3d and the clients that people use: mpop, fetchmail and curl, in the clear, with STLS, and with POP3S."""
+"""pop3d and the clients that people use: mpop, fetchmail, getmail and curl, in the clear, with STLS, and with POP3S."""
 
 import os
 import subprocess
@@ -142,3 +142,65 @@ def test_curl_lists_retrieves_and_deletes(server: tuple[Pop3d, Path], tmp_path: 
     assert run("curl", *options, "--request", "TOP 1 0", url, home=tmp_path).stdout.endswith(b"Subject: one\r\n\r\n")
     run("curl", *options, "--request", "DELE 2", "--head", url, home=tmp_path)
     assert path.read_bytes() == mbox(MESSAGES[0], MESSAGES[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_getmail_fetches_once_and_deletes(server: tuple[Pop3d, Path], tmp_path: Path, mda: Path, kind: str) -> None:
+    need("getmail", "getmail6")
+    running, path = server
+    port, tls, starttls = security(running, kind)
+    text = f"""[retriever]
+type = {"SimplePOP3SSLRetriever" if tls and not starttls else "SimplePOP3Retriever"}
+server = localhost
+port = {port}
+username = bob
+password = open sesame
+{f"ca_certs = {CERT}" if tls else ""}
+{"use_starttls = yes" if starttls else ""}
+[destination]
+type = MDA_external
+path = {mda}
+unixfrom = false
+allow_root_commands = true
+[options]
+verbose = 0
+read_all = false
+delivered_to = false
+received = false
+"""
+    config = tmp_path / "getmailrc"
+    config.write_text(text)
+    command = ("getmail", "--getmaildir", tmp_path, "--rcfile", config)
+
+    for _ in range(2):
+        run(*command, home=tmp_path)
+        assert bodies((tmp_path / "delivered").read_bytes()) == EXPECTED
+    assert path.read_bytes() == mbox(*MESSAGES)
+    config.write_text(text.replace("read_all = false", "read_all = true\ndelete = true"))
+    run(*command, home=tmp_path)
+    assert bodies((tmp_path / "delivered").read_bytes()) == EXPECTED * 2
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("options", [(), ("--login-options", "AUTH=PLAIN"), ("--login-options", "AUTH=+APOP"),
+                                     ("--login-options", "AUTH=CRAM-MD5"), ("--sasl-ir",)])  # fmt: skip
+def test_curl_logs_in(server: tuple[Pop3d, Path], tmp_path: Path, options: tuple[str, ...]) -> None:
+    need("curl", "curl")
+    running, _ = server
+    url = f"pop3://127.0.0.1:{running.port}/1"
+    body = run("curl", "--silent", "--show-error", "--user", "bob:open sesame", *options, url, home=tmp_path).stdout
+    assert body == MESSAGES[0].replace(b"\n", b"\r\n")
+
+
+def test_fetchmail_logs_in_with_apop(server: tuple[Pop3d, Path], tmp_path: Path, mda: Path) -> None:
+    need("fetchmail", "fetchmail")
+    running, _ = server
+    config = tmp_path / "fetchmailrc"
+    config.write_text(
+        f'poll localhost protocol apop port {running.port} timeout 20 user "bob" password "open sesame" '
+        f"sslproto '' mda \"{mda}\" keep\n"
+    )
+    config.chmod(0o600)
+    run("fetchmail", "--silent", "-f", config, "--pidfile", tmp_path / "pid", home=tmp_path)
+    assert bodies((tmp_path / "delivered").read_bytes()) == EXPECTED
+    running.logged("ended", "mechanism=APOP")
