@@ -109,6 +109,23 @@ def test_who_asks_for_it_is_told_of_success(gateway: Gateway, offers: list[str])
     assert b"The text" not in notice
 
 
+def test_who_asks_for_it_is_told_of_a_delay_once(gateway: Gateway) -> None:
+    gateway.settings |= {"retry_min_seconds": 0.1, "retry_max_seconds": 0.2, "delay_notice_hours": 0.5 / 3600}
+    gateway.start()
+    with smtplib.SMTP("127.0.0.1", gateway.port()) as client:
+        client.sendmail(str(ALICE), str(BOB), MESSAGE, [], ["NOTIFY=DELAY"])
+    mbox = gateway.root / "alice.mbox"
+    wait_until(mbox.exists, 30)
+    told = gateway.text().count("deferred to=bob@beta.example")
+    wait_until(lambda: gateway.text().count("deferred to=bob@beta.example") > told + 2, 30)
+    snapshot = Mbox(mbox).snapshot()
+    assert len(snapshot) == 1
+    notice = b"".join(snapshot.chunks(0))
+    for text in (b"Subject: Your message is delayed", b"Action: delayed", b"Status: 4.", b"Will-Retry-Until: "):
+        assert text in notice
+    assert len(gateway.spool.messages()) == 1
+
+
 def test_silent_dns_keeps_mail_in_the_queue(gateway: Gateway) -> None:
     with serving(FakeSmarthost()) as smarthost:
         gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
