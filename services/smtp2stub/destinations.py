@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -18,6 +19,7 @@ from stubmail.routing import Policy, Route, decide
 
 PATIENCE = 3.0  # seconds; the recipients whose domain takes longer are served at a later attempt, the others now
 MAX_REFRESHES = 4  # keys of which news are asked for at the same time
+ASK_SECONDS = 30.0  # for which one message's recipients at one domain may keep a thread asking for their keys
 PER_DOMAIN = 2  # lookups for one domain at the same time
 FAILURE_SECONDS = 4.0  # for which a domain that could not be looked up is not asked again; under the first retry delay
 
@@ -142,6 +144,7 @@ class Destinations:
             self._known.remember(domain)  # before anything relies on it
         remembered = offer is None and domain in self._known
         found: dict[Address, Found] = {}
+        end = time.monotonic() + ASK_SECONDS
         for recipient in recipients:
             route = self._route(recipient, offered=offer is not None, remembered=remembered)
             if route is not Route.STUB:
@@ -151,7 +154,7 @@ class Destinations:
             else:
                 assert offer is not None
                 try:
-                    found[recipient] = account.keys.find(recipient, offer)
+                    found[recipient] = account.keys.find(recipient, offer, ask=time.monotonic() < end)
                 except StubmailError as error:
                     found[recipient] = error
         return found

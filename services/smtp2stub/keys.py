@@ -64,8 +64,8 @@ class Keys:
         self._asked: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def find(self, recipient: Address, offer: StubDomain) -> Addressee:
-        """Return the certificate for a recipient at a domain that offers stub mail.
+    def find(self, recipient: Address, offer: StubDomain, *, ask: bool = True) -> Addressee:
+        """Return the certificate for a recipient at a domain that offers stub mail; without ``ask`` only a known one.
 
         One that has to be fetched is imported into the keyring, once; it never replaces one that is there. For one that
         cannot be used any more a new version is asked for. Raises TemporaryError when there is no usable certificate,
@@ -73,8 +73,10 @@ class Keys:
         """
         addressee = self._known(recipient)
         if addressee is None:
+            if not ask:
+                raise TemporaryError("4.4.2", f"the key server of {recipient.domain} is slow")
             addressee = self._fetch(recipient, offer)
-        elif addressee.certificate.problem(self._now()) and self._may_ask(addressee.address, UNUSABLE_SECONDS):
+        elif ask and addressee.certificate.problem(self._now()) and self._may_ask(addressee.address, UNUSABLE_SECONDS):
             self.refresh(addressee.address, offer)
             addressee = self._known(recipient) or addressee
         if problem := addressee.certificate.problem(self._now()):

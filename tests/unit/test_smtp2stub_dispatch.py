@@ -5,9 +5,11 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from services.smtp2stub import destinations as destinations_module
 from services.smtp2stub.account import Account
 from services.smtp2stub.destinations import PER_DOMAIN, Destinations
 from services.smtp2stub.dispatch import Dispatch
@@ -223,7 +225,7 @@ def test_without_a_smarthost_legacy_mail_comes_back(make: Make) -> None:
 def test_a_recipient_without_a_key_waits_alone(make: Make) -> None:
     world = make()
     assert isinstance(world.account, MemoryAccount)
-    world.account.keys.find = lambda recipient, domain: (_ for _ in ()).throw(  # type: ignore[method-assign]
+    world.account.keys.find = lambda recipient, domain, ask: (_ for _ in ()).throw(  # type: ignore[method-assign]
         TemporaryError("4.7.5", "no key")
     )
 
@@ -260,6 +262,30 @@ def test_news_of_a_key_is_asked_for_without_anybody_waiting(make: Make) -> None:
     assert asked == ["bob@beta.example"]
     assert [change.certificate for change in keyring.changes] == [other]
     assert {post.to for post in world.store.posts.values()} == {CERTIFICATES[0].fingerprint}
+
+
+def test_many_recipients_at_a_slow_key_server_do_not_keep_those_waiting_whose_keys_are_known(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make()
+    now = [0.0]
+    monkeypatch.setattr(destinations_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow(search: str) -> int:
+        now[0] += 20.0
+        return 404
+
+    servers = KeyServers(keys=slow)
+    world.account = MemoryAccount(MemoryKeyring(ALICE_KEY, *CERTIFICATES), world.resolver, world.store, http=servers)
+    strangers = [Address(f"user{number}", "beta.example") for number in range(50)]
+
+    async def story() -> None:
+        states = await world.attempt(1, *strangers, BOB)
+        assert states[0] == (State.WAITING, "4.7.5")
+        assert states[-2:] == [(State.WAITING, "4.4.2"), DONE]
+
+    run(story)
+    assert len([question for _, question in servers.asked if question != str(BOB)]) == 2
 
 
 def test_an_account_that_does_not_work_keeps_its_stub_mail_waiting(make: Make) -> None:
