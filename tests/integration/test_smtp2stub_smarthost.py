@@ -1,17 +1,22 @@
 """The way out to domains without stub mail: a real Postfix over verified TLS, and a smarthost that dies half-way."""
 
+import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from services.smtp2stub.courier_process import RELAY_THREADS
 from stubmail.address import Address
 from stubmail.mbox import Mbox
 from stubmail.queue import State
 from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
-from tests.support.gateway import CAROL, MESSAGE
+from tests.support.gateway import CAROL, MESSAGE, Client
 from tests.support.gateway_process import REPOSITORY, Gateway, gateway_process
 from tests.support.postfix import Postfix, postfix
 from tests.support.smarthost import FakeSmarthost, serving
@@ -93,3 +98,29 @@ def test_a_smarthost_that_dies_half_way_gets_the_message_once(gateway: Gateway, 
     assert len(smarthost.messages) == 1
     assert smarthost.messages[0].endswith(text.partition(b"\r\n\r\n")[2])
     assert notices(gateway) == b""
+
+
+def reaches(count: Callable[[], int], number: int) -> bool:
+    return count() >= number
+
+
+def test_kill_9_of_the_courier_repeats_at_most_what_was_on_its_way(gateway: Gateway) -> None:
+    messages, kills = 300, 3
+    with serving(FakeSmarthost()) as smarthost:
+        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        gateway.start()
+        with Client(("127.0.0.1", gateway.port())) as client:
+            client.reply()
+            client.say("EHLO load")
+            for number in range(messages):
+                assert client.submit(MESSAGE + b"%d\r\n" % number, str(CAROL)).startswith("250")
+        for kill in range(1, kills + 1):
+            relayed = kill * messages // (kills + 1)
+            wait_until(partial(reaches, lambda: len(smarthost.messages), relayed), 60)
+            os.kill(gateway.child("courier"), signal.SIGKILL)
+            wait_until(partial(reaches, lambda: gateway.text().count("courier info - started"), kill + 1), 60)
+        wait_until(lambda: not gateway.spool.messages(), 60)
+    numbers = Counter(int(text.splitlines()[-1]) for text in smarthost.messages)
+    assert set(numbers) == set(range(messages))
+    assert len(smarthost.messages) <= messages + kills * RELAY_THREADS
+    assert gateway.spool.filed() == [] == gateway.spool.arrivals()
