@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pysequoia
 import pytest
@@ -17,6 +18,7 @@ from stubmail.key_changes import DIRECTORY, Change, KeyChanges
 from stubmail.key_refresh import Refreshed, State, refresh
 from stubmail.keyring import REPLACED, KeyConflict, Keyring
 from stubmail.openpgp import Certificate, OpenPGPError
+from stubmail.openpgp.gnupg import GnuPG, Result
 from tests.support.gpg import GpgHome, expired_and_renewed, gpg_home, need
 from tests.support.key_servers import KeyServers
 from tests.support.keys import make_key, packets_of, public
@@ -166,6 +168,28 @@ def test_a_second_key_that_the_user_has_is_no_change(keyring: Keyring, home: Gpg
         assert found is not None
         assert found.state in (State.SAME, State.UNPUBLISHED)
     assert list(keyring.changes) == []
+
+
+def test_an_exchange_that_broke_off_is_completed_by_the_next(
+    keyring: Keyring, key: pysequoia.Tsk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, other = certificate(key), certificate(make_key("Bob <bob@beta.example>"))
+    keyring.add(old)
+    run = GnuPG.run
+
+    def dies(self: GnuPG, *arguments: str, **options: Any) -> Result:
+        if arguments[0] == "--delete-keys":
+            raise KeyboardInterrupt
+        return run(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GnuPG, "run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            keyring.replace(other, BOB)
+    assert {held.fingerprint for held in keyring.correspondents()[BOB.key]} == {old.fingerprint, other.fingerprint}
+    [kept] = keyring.replace(other, BOB)
+    assert [held.fingerprint for held in keyring.correspondents()[BOB.key]] == [other.fingerprint]
+    assert Certificate.parse(kept.read_bytes()).fingerprint == old.fingerprint
 
 
 def test_a_replaced_key_keeps_its_other_addresses(keyring: Keyring, home: GpgHome, key: pysequoia.Tsk) -> None:
