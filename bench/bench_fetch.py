@@ -16,9 +16,9 @@ from bench import store_house
 from bench.http_load import Load, load, write_requests
 from bench.store_house import THREADS, WORKERS, House, Server, address_of
 from bench.table import ROUNDS, Result, interleave, show
+from services.post_manager.http.upload import Held
 from services.post_manager.storage import posts
 from services.post_manager.storage.posts import NewPost, Sender, Terms
-from services.post_manager.upload import Held
 from stubmail.frames import HEADER_SIZE
 
 SIZE = 5_000  # octets of a post

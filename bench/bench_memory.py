@@ -12,10 +12,10 @@ from bench import store_house
 from bench.http_load import load, write_requests
 from bench.store_house import House, Server, address_of, request
 from bench.table import Result, show
+from services.post_manager.http.upload import Held
 from services.post_manager.storage import posts
 from services.post_manager.storage.posts import NewPost, Sender, Terms
 from services.post_manager.storage.sessions import Session
-from services.post_manager.upload import Held
 
 BACKLOG = 10**9  # octets
 HEAD = 94  # octets of a post, in front of its body

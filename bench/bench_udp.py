@@ -51,7 +51,9 @@ def _notifier(store: House, listen: str) -> Iterator[Server]:
     config = store.root / f"{listen}.conf"
     text = (store.root / "stub.conf").read_text()
     config.write_text(f'{text}udp_listen = "{listen}:0"\n')
-    with _serving(store.root / f"{listen}.log", "services.post_manager.notifier", "--config", str(config)) as server:
+    with _serving(
+        store.root / f"{listen}.log", "services.post_manager.udp.notifier", "--config", str(config)
+    ) as server:
         yield server
 
 

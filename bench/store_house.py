@@ -145,7 +145,7 @@ class House:
     def serve(self) -> Iterator[Server]:
         """Run the store's HTTP process."""
         log = self.root / f"log.{secrets.token_hex(4)}"
-        with serving(["services.post_manager.server", "--config", str(self.root / "stub.conf")], log) as server:
+        with serving(["services.post_manager.http.server", "--config", str(self.root / "stub.conf")], log) as server:
             yield server
 
 

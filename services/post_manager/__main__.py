@@ -20,7 +20,7 @@ from services.post_manager.commands.verify import verify
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.engines import sqlite_path
-from services.post_manager.udp_socket import UdpSocket
+from services.post_manager.udp.udp_socket import UdpSocket
 from stubmail import cli, log, pidfile, wsgi
 from stubmail.errors import Exit
 from stubmail.supervisor import Child, supervise
@@ -99,9 +99,9 @@ def _try_addresses(section: PostManager) -> None:
 
 def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     options = ["--config", str(config), *(["-v"] if verbose else [])]
-    modules = {"http": "services.post_manager.server"}
+    modules = {"http": "services.post_manager.http.server"}
     if section.udp:
-        modules["udp"] = "services.post_manager.notifier"
+        modules["udp"] = "services.post_manager.udp.notifier"
     return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
 
 

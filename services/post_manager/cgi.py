@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.handlers import CGIHandler
 
-from services.post_manager import daemon, directory, service
-from services.post_manager.app import create_app
-from services.post_manager.assembly import make_edge
+from services.post_manager import directory, service
 from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
+from services.post_manager.http.app import create_app
+from services.post_manager.http.assembly import make_edge
+from services.post_manager.http.unavailable import unavailable
 from services.post_manager.policy import load_accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError
-from services.post_manager.unavailable import unavailable
+from services.post_manager.udp import daemon
 from stubmail import log, settings
 from stubmail.errors import Exit
 

@@ -36,7 +36,7 @@ def workers(store: StoreProcess) -> set[int]:
     found = []
     for pid in descendants(store.pid):
         with suppress(OSError):
-            if b"services.post_manager.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"services.post_manager.http.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return set(found[1:])  # the first one is their master
 

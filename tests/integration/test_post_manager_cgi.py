@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from services.post_manager import daemon
 from services.post_manager.storage import schema
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
+from services.post_manager.udp import daemon
 from stubmail.datagram import Waiting
 from tests.support.damaging import spoil
 from tests.support.store import BOUNDARY, Person, Talker, code, multipart
@@ -76,7 +76,7 @@ class CgiStore(StoreProcess):
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = entry.read_bytes().split(b"\0")
-                if b"services.post_manager.daemon_process" in words and str(self.config).encode() in words:
+                if b"services.post_manager.udp.daemon_process" in words and str(self.config).encode() in words:
                     found.append(int(entry.parent.name))
         return found
 

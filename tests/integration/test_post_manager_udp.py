@@ -286,7 +286,7 @@ def test_answers_come_from_the_address_that_was_asked(tmp_path: Path) -> None:
     """On a socket for all addresses; 127.0.0.2 is this host, too, and no route would choose it by itself."""
     store = StoreProcess(tmp_path, [ALICE], udp_listen="0.0.0.0:0")
     nonce = secrets.token_bytes(16)
-    command = [sys.executable, "-m", "services.post_manager.notifier", "--config", str(store.config)]
+    command = [sys.executable, "-m", "services.post_manager.udp.notifier", "--config", str(store.config)]
     assert store.run("--check").returncode == 0
     with store.log.open("wb") as log, subprocess.Popen(command, stderr=log) as notifier:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.post_manager import daemon
+from services.post_manager.udp import daemon
 from stubmail.address import Address
 from stubmail.datagram import Waiting, answer_from_wire, check_to_wire
 from stubmail.discovery import Store

@@ -14,9 +14,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from services.post_manager import directory, service
-from services.post_manager.app import create_app
-from services.post_manager.assembly import make_edge
 from services.post_manager.counters import Counters
+from services.post_manager.http.app import create_app
+from services.post_manager.http.assembly import make_edge
 from services.post_manager.policy import Account, Accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.database import Database

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from services.post_manager import daemon
+from services.post_manager.udp import daemon
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.store import BOUNDARY, Person
 from tests.support.store_process import REPOSITORY, Response, StoreProcess, descendants
@@ -161,7 +161,7 @@ class WebStore(StoreProcess):
 
     def daemons(self) -> list[int]:
         """The processes for UDP of this store."""
-        names = {b"services.post_manager.daemon_process", str(self.config).encode()}
+        names = {b"services.post_manager.udp.daemon_process", str(self.config).encode()}
         pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
         return [pid for pid in pids if names <= set(_command_line(pid).split(b"\0"))]
 

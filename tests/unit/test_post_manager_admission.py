@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.post_manager.rate import BURST_SECONDS, Buckets
+from services.post_manager.http.rate import BURST_SECONDS, Buckets
 from stubmail.request import MAX_REQUEST, mac
 from tests.support.store import HOST, NOW, URL, Person, Store, Talker, code, multipart, running_store
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from services.post_manager.checks import DAY, MAX_REMEMBERED, Checks
 from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
 from services.post_manager.storage import serials, sessions
@@ -16,7 +15,8 @@ from services.post_manager.storage.keys import store_key
 from services.post_manager.storage.schema import cookies
 from services.post_manager.storage.watch import Known, State, Watch
 from services.post_manager.tokens import Tokens
-from services.post_manager.udp_socket import Arrived
+from services.post_manager.udp.checks import DAY, MAX_REMEMBERED, Checks
+from services.post_manager.udp.udp_socket import Arrived
 from stubmail.datagram import (
     CHECK_SIZE,
     MacKey,

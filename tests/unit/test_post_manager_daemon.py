@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.post_manager import daemon
-from services.post_manager.daemon_process import BoundedLog
+from services.post_manager.udp import daemon
+from services.post_manager.udp.daemon_process import BoundedLog
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.post_manager.multipart import MultipartError, parse_boundary
-from services.post_manager.parts import PIECE, Parts
+from services.post_manager.http.multipart import MultipartError, parse_boundary
+from services.post_manager.http.parts import PIECE, Parts
 from stubmail.request import Refusal
 from tests.support.store import BOUNDARY, multipart
 

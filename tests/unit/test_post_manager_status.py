@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.post_manager.app import create_app
-from services.post_manager.assembly import make_edge
+from services.post_manager.http.app import create_app
+from services.post_manager.http.assembly import make_edge
+from services.post_manager.http.rate import BURST_SECONDS
 from services.post_manager.policy import Account, Accounts
-from services.post_manager.rate import BURST_SECONDS
 from services.post_manager.status import Status
 from services.post_manager.storage import damage
 from services.post_manager.storage.engines import sqlite_path

@@ -5,9 +5,9 @@ import time
 
 import click
 
-from services.post_manager import daemon
 from services.post_manager.commands.section import pass_section
 from services.post_manager.settings import PostManager
+from services.post_manager.udp import daemon
 from stubmail import cli
 from stubmail.errors import Exit
 

@@ -2,7 +2,7 @@
 
 import sys
 
-if "services.post_manager.server" in sys.orig_argv:
+if "services.post_manager.http.server" in sys.orig_argv:
     from tests.support import kill_points
 
     kill_points.arm()

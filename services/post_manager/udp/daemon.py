@@ -103,7 +103,7 @@ def _start(spool: Path, config: Path, descriptor: int) -> int:
                 sys.executable,
                 "-P",
                 "-m",
-                "services.post_manager.daemon_process",
+                "services.post_manager.udp.daemon_process",
                 *options,
             ],  # -P: no module out of cgi-bin
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """The HTTP process: gunicorn's workers, each with its own connections to the database.
 
-python -m services.post_manager.server --config FILE [-v]
+python -m services.post_manager.http.server --config FILE [-v]
 """
 
 import logging
@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from services.post_manager import service
+from services.post_manager.http.worker import Worker
 from services.post_manager.policy import Accounts, load_accounts
 from services.post_manager.settings import PostManager
-from services.post_manager.worker import Worker
 from stubmail import cli, log, wsgi
 from stubmail.settings import ConfigError
 from stubmail.supervisor import die_with_parent

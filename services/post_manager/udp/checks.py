@@ -10,7 +10,7 @@ from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
 from services.post_manager.storage.watch import Known, State, Version
 from services.post_manager.tokens import Tokens
-from services.post_manager.udp_socket import Arrived
+from services.post_manager.udp.udp_socket import Arrived
 from stubmail.datagram import (
     Check,
     DatagramError,

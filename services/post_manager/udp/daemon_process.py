@@ -1,6 +1,6 @@
 """What a CGI store leaves running: the notifier, and the chores, which no request then has to wait for.
 
-python -m services.post_manager.daemon_process DESCRIPTOR LOG --config FILE
+python -m services.post_manager.udp.daemon_process DESCRIPTOR LOG --config FILE
 """
 
 import contextlib
@@ -12,8 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-from services.post_manager import daemon, notifier, service
+from services.post_manager import service
 from services.post_manager.chores import Chores
+from services.post_manager.udp import daemon, notifier
 from stubmail import log
 from stubmail.errors import Exit
 

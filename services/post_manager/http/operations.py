@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.post_manager import delivery
-from services.post_manager.admission import Admitted
 from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
-from services.post_manager.parts import Parts
+from services.post_manager.http import delivery
+from services.post_manager.http.admission import Admitted
+from services.post_manager.http.parts import Parts
+from services.post_manager.http.room import Room
+from services.post_manager.http.upload import Upload
 from services.post_manager.policy import Accounts
-from services.post_manager.room import Room
 from services.post_manager.storage import mailbox, outbox, posts, sessions
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.posts import NewPost, Sender
 from services.post_manager.storage.schema import STATE_NAMES, WITHDRAWN
-from services.post_manager.upload import Upload
 from stubmail import frames, request
 from stubmail.address import Address
 from stubmail.log import Sparing, event

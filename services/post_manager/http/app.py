@@ -13,13 +13,13 @@ from typing import Any
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from services.post_manager.admission import Gate
 from services.post_manager.counters import REFUSED, Counters
-from services.post_manager.delivery import ContentGone
-from services.post_manager.meter import Meter
-from services.post_manager.multipart import MultipartError, parse_boundary
-from services.post_manager.operations import JSON, Answer, Operations
-from services.post_manager.parts import Parts
+from services.post_manager.http.admission import Gate
+from services.post_manager.http.delivery import ContentGone
+from services.post_manager.http.meter import Meter
+from services.post_manager.http.multipart import MultipartError, parse_boundary
+from services.post_manager.http.operations import JSON, Answer, Operations
+from services.post_manager.http.parts import Parts
 from services.post_manager.settings import Network
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageFull

@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 
 from services.post_manager import directory, service
-from services.post_manager.admission import Gate
-from services.post_manager.app import Allow, Edge
 from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
-from services.post_manager.operations import Keeping, Operations
+from services.post_manager.http.admission import Gate
+from services.post_manager.http.app import Allow, Edge
+from services.post_manager.http.operations import Keeping, Operations
+from services.post_manager.http.rate import Buckets
+from services.post_manager.http.room import Room
 from services.post_manager.policy import Accounts
-from services.post_manager.rate import Buckets
-from services.post_manager.room import Room
 from services.post_manager.settings import PostManager
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_path

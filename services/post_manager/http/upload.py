@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from services.post_manager.parts import Parts
+from services.post_manager.http.parts import Parts
 from services.post_manager.storage.errors import StorageFull
 from stubmail.request import Part, Refusal
 

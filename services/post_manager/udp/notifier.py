@@ -3,7 +3,7 @@
 *Listens* on one UDP socket. *Holds* keys of cookies, read from the database. *Trusts* nothing that arrives. It does not
 fork, has one thread, and keeps no state that it cannot afford to lose.
 
-python -m services.post_manager.notifier --config FILE [-v]
+python -m services.post_manager.udp.notifier --config FILE [-v]
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from pathlib import Path
 import click
 
 from services.post_manager import service
-from services.post_manager.checks import Checks
 from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.counters import Counters
 from services.post_manager.storage import sessions
@@ -27,7 +26,8 @@ from services.post_manager.storage.errors import StorageError
 from services.post_manager.storage.keys import store_key
 from services.post_manager.storage.watch import Watch
 from services.post_manager.tokens import Tokens
-from services.post_manager.udp_socket import Arrived, UdpSocket
+from services.post_manager.udp.checks import Checks
+from services.post_manager.udp.udp_socket import Arrived, UdpSocket
 from stubmail import cli, log
 from stubmail.datagram import QUESTION_SIZE
 

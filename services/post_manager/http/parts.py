@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NoReturn, Protocol
 
-from services.post_manager.multipart import Begin, Decoder, Event, Mark, MultipartError
+from services.post_manager.http.multipart import Begin, Decoder, Event, Mark, MultipartError
 from stubmail.request import Refusal
 
 PIECE = 65_536  # octets taken from the connection at once

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from services.post_manager.app import RETRY_AFTER, SKIPPED
+from services.post_manager.http.app import RETRY_AFTER, SKIPPED
 from stubmail.request import Refusal
 
 AWAY = "the store cannot answer now"

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.post_manager.multipart import MAX_HEADERS
-from services.post_manager.parts import Parts
+from services.post_manager.http.multipart import MAX_HEADERS
+from services.post_manager.http.parts import Parts
+from services.post_manager.http.rate import Buckets
+from services.post_manager.http.session_cache import SessionCache
+from services.post_manager.http.upload import Upload
 from services.post_manager.policy import Accounts
-from services.post_manager.rate import Buckets
-from services.post_manager.session_cache import SessionCache
 from services.post_manager.storage import nonces
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.sessions import Session
-from services.post_manager.upload import Upload
 from stubmail.address import Address
 from stubmail.limits import network
 from stubmail.openpgp import Certificate, OpenPGPError, verify

@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from services.post_manager import directory, service
-from services.post_manager.app import create_app
-from services.post_manager.assembly import make_edge
 from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
+from services.post_manager.http.app import create_app
+from services.post_manager.http.assembly import make_edge
+from services.post_manager.http.unavailable import unavailable
 from services.post_manager.policy import Accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.status import Status
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageError
-from services.post_manager.unavailable import unavailable
 from stubmail import log
 from stubmail.admin import Admin
 from stubmail.errors import Exit

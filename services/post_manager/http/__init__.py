@@ -1,0 +1,1 @@
+"""The store over HTTP: from the connection to the operation."""

@@ -1,0 +1,1 @@
+"""The store over UDP: checks and tokens, and the process that answers them."""
