@@ -27,6 +27,10 @@ REST = 0.001  # seconds between turns while others have work done in threads
 logger = logging.getLogger("pop3d")
 
 
+def _fresh() -> str:
+    return secrets.token_urlsafe(NONCE_SIZE)
+
+
 class Connection(asyncio.Protocol):
     """One client's connection; ``implicit_tls``: TLS comes before the greeting (RFC 8314 §3).
 
@@ -57,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._session = Session(
             self._host.terms(self.local),
             encrypted=self._implicit_tls,
-            fresh=lambda: secrets.token_urlsafe(NONCE_SIZE),
+            fresh=_fresh,
             binding=self._channel.binding,
         )
         self._errands = Errands(self._host, self, self._session)

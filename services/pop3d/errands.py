@@ -53,6 +53,8 @@ class Client(Protocol):
 class Errands:
     """One session's maildrop, and the one thing at a time that is done about it."""
 
+    __slots__ = ("_client", "_deferred", "_host", "_job", "_loop", "_maildrop", "_reader", "_session", "user")
+
     def __init__(self, host: Host, client: Client, session: Session) -> None:
         self._host = host
         self._client = client
