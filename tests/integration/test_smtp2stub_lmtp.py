@@ -1,5 +1,6 @@
 """The domain's own mail server hands single domains to the gateway over LMTP: a real Postfix, and swaks."""
 
+import re
 import shutil
 import smtplib
 import stat
@@ -50,8 +51,9 @@ def house(gateway: Gateway) -> Iterator[House]:
     shutil.chown(place, group="postfix")
     place.chmod(0o2750)
     gateway.settings["lmtp_listen"] = place / "lmtp"
-    maps = f"inline:{{ {BOB.domain}=lmtp:unix:{place / 'lmtp'} }}"
-    with postfix(gateway.root, transport_maps=maps, lmtp_destination_recipient_limit="3") as server:
+    maps = f"inline:{{ {BOB.domain}=lmtp:unix:{place / 'lmtp'}, {{{ALICE.domain} = error:5.1.1 no such user}} }}"
+    settings = {"transport_maps": maps, "myorigin": ALICE.domain, "smtpd_reject_unlisted_recipient": "no"}
+    with postfix(gateway.root, **settings) as server:
         yield House(gateway, server)
 
 
@@ -103,6 +105,18 @@ def test_what_is_not_an_account_s_comes_back(house: House, mail_from: str, autho
     assert house.gateway.spool.messages() == []
 
 
+@pytest.mark.parametrize("with_account", [False, True])
+def test_postfix_s_own_bounces_need_an_account(house: House, with_account: bool) -> None:
+    if with_account:
+        house.gateway.add_user("mailer-daemon")
+    start(house.gateway)
+    house.submit(MESSAGE.replace(str(ALICE).encode(), str(BOB).encode()), str(BOB), ["nobody@alpha.example"])
+    wait_until(lambda: f"to=<{BOB}>" in house.postfix.log(), 30)
+    wait_until(house.gone, 30)
+    assert [stored.item.account for stored in house.gateway.spool.messages()] == ["mailer-daemon"] * with_account
+    assert ("550 5.7.1 MAILER-DAEMON@alpha.example, in From" in house.postfix.log()) is not with_account
+
+
 def test_while_the_gateway_is_away_mail_waits_at_postfix(house: House) -> None:
     house.submit(MESSAGE, str(ALICE), [str(BOB)])
     wait_until(lambda: "status=deferred" in house.postfix.log(), 30)
@@ -132,6 +146,18 @@ def test_a_receiver_that_was_killed_finds_its_socket_again(gateway: Gateway) -> 
         timeout=60,
     )
     assert "550 5.7.1" in refused.stdout
+
+
+def test_lmtp_over_tcp(gateway: Gateway) -> None:
+    need("swaks", "swaks")
+    gateway.settings["lmtp_listen"] = "127.0.0.1:0"
+    gateway.start("--role", "receiver")
+    [port] = wait_until(lambda: re.findall(r"listening lmtp=127\.0\.0\.1:(\d+)", gateway.text()), 30)
+    common = ["swaks", "--protocol", "LMTP", "--server", "127.0.0.1", "--port", port, "--from", str(ALICE)]
+    done = subprocess.run([*common, "--to", str(BOB)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [stored] = gateway.spool.messages()
+    assert b" ([127.0.0.1])\r\n\tby alpha.example with LMTP id" in stored.content()
 
 
 def test_lmtp_is_not_for_other_machines(gateway: Gateway) -> None:
