@@ -11,7 +11,7 @@ from stubmail.address import Address, AddressError
 from stubmail.passwords import check_password, cost, decoy, is_usable
 from stubmail.settings import ConfigError, load_file
 
-_MAILDROP = re.compile(r"(mbox|maildir):.+", re.DOTALL)
+_MAILDROP = re.compile(r"(mbox|maildir|pipe):.+", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class User:
     """One account; what a service does not need may be absent from its copy of the file.
 
     ``password`` is ``{ARGON2ID}…``, ``{SCRAM-SHA-256}…`` or ``{PLAIN}…`` (stubmail.passwords);
-    ``maildrop`` is ``mbox:PATH`` or ``maildir:PATH``; ``gnupghome`` is the GnuPG home with the account's own key and
-    keyring; ``passphrase_file`` holds its passphrase.
+    ``maildrop`` is ``mbox:PATH``, ``maildir:PATH`` or ``pipe:COMMAND`` (words as in a shell, but no shell);
+    ``gnupghome`` is the GnuPG home with the account's own key and keyring; ``passphrase_file`` holds its passphrase.
     Paths in the file may be relative to the file's own directory; here they are not.
     """
 
@@ -105,10 +105,10 @@ def _parse(name: str, table: Any, path: Path) -> User:
         schemes = "{PLAIN}PASSWORD, {SCRAM-SHA-256}KEYS or {ARGON2ID}HASH"
         raise ConfigError(f"{path}: password of [users.{name}] must be {schemes}")
     if "maildrop" in table and not _MAILDROP.fullmatch(table["maildrop"]):
-        raise ConfigError(f"{path}: maildrop of [users.{name}] must be mbox:PATH or maildir:PATH")
+        raise ConfigError(f"{path}: maildrop of [users.{name}] must be mbox:PATH, maildir:PATH or pipe:COMMAND")
     if "maildrop" in table:
         kind, _, place = table["maildrop"].partition(":")
-        values["maildrop"] = f"{kind}:{path.parent / place}"
+        values["maildrop"] = f"{kind}:{place if kind == 'pipe' else path.parent / place}"
     if "address" in table:
         try:
             values["address"] = Address.parse(table["address"])

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Protocol
 
 from services.http2mbox.causes import MAX_NOTICES, SILENCE_SECONDS, Cause
 from services.http2mbox.contacts import Contacts
+from services.http2mbox.maildrops import Maildrop, parse_maildrop
 from services.http2mbox.notices import Notice
 from services.http2mbox.state import (
     REMEMBER_SECONDS,
@@ -27,7 +29,8 @@ from stubmail.address import Address
 from stubmail.cookies import FILE_NAME, CookieJar
 from stubmail.errors import Exit, TemporaryError
 from stubmail.keyring import Keyring
-from stubmail.mbox import Delivery, Mbox
+from stubmail.log import event
+from stubmail.mbox import Delivery
 from stubmail.openpgp import Certificate, Identity
 from stubmail.pull_state import FILE_NAME as STATE_FILE
 from stubmail.settings import ConfigError
@@ -35,15 +38,7 @@ from stubmail.spool import clean_temporary
 from stubmail.store_answers import Sent
 from stubmail.users import User
 
-Committed = Callable[[Sequence[str]], None]
-
-
-class Maildrop(Protocol):
-    """Where messages go. Both methods are those of stubmail.mbox.Mbox and raise TemporaryError or OSError."""
-
-    def deliver(self, messages: Sequence[Delivery], committed: Committed) -> None: ...
-
-    def recover(self, committed: Committed) -> None: ...
+_log = logging.getLogger("http2mbox")
 
 
 class CertificateSource(Protocol):
@@ -61,6 +56,14 @@ class Arrival:
     key: PostKey
     sender: Address
     message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """What a delivery brought: messages that were not in the maildrop before, and those that it refuses, and why."""
+
+    new: list[Arrival]
+    refused: dict[PostKey, str]
 
 
 class Account:
@@ -105,8 +108,8 @@ class Account:
         except (TemporaryError, OSError) as error:
             raise _trouble(error) from error
 
-    def deliver(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
-        """Put messages durably into the maildrop and record them; return those that were not there yet.
+    def deliver(self, arrivals: Sequence[Arrival]) -> Deposit:
+        """Put messages durably into the maildrop and record them.
 
         When it raises AccountTrouble, the messages may or may not be in the maildrop; a second attempt finds out.
         """
@@ -115,12 +118,13 @@ class Account:
                 there = self.state.delivered(arrival.key for arrival in arrivals)
                 new = [arrival for arrival in arrivals if arrival.key not in there]
                 when = self._clock()
-                self._maildrop.deliver(
-                    [Delivery(delivery_name(a.key), str(a.sender), when, a.message) for a in new], self._record
-                )
+                named = {delivery_name(arrival.key): arrival for arrival in new}
+                messages = [Delivery(name, str(a.sender), when, a.message) for name, a in named.items()]
+                refused = self._maildrop.deliver(messages, self._record) or {}
             except (TemporaryError, OSError) as error:
                 raise _trouble(error) from error
-        return new
+        taken = [arrival for name, arrival in named.items() if name not in refused]
+        return Deposit(taken, {named[name].key: text for name, text in refused.items()})
 
     def tell(self, posts: Sequence[Sent], compose: Callable[[Sequence[Sent]], Sequence[Notice]]) -> Sequence[Notice]:
         """Put notices about posts of our own durably into the maildrop and record them; return those that are new.
@@ -139,9 +143,7 @@ class Account:
                 notices = compose(new) if new else ()
                 when = self._clock()
                 named = [(notice_name(post.id for post in notice.posts), notice.message) for notice in notices]
-                self._maildrop.deliver(
-                    [Delivery(name, "", when, message) for name, message in named if message is not None], self._record
-                )
+                self._put([Delivery(name, "", when, message) for name, message in named if message is not None])
                 if untold := [name for name, message in named if message is None]:
                     self._record(untold)
             except (TemporaryError, OSError) as error:
@@ -162,7 +164,7 @@ class Account:
                     Delivery(cause_name(name), "", when, compose(cause))
                     for name, cause in list(new.items())[:MAX_NOTICES]
                 ]
-                self._maildrop.deliver(notices, self._record)
+                self._put(notices)
             except (TemporaryError, OSError) as error:
                 raise _trouble(error) from error
         return len(notices)
@@ -186,6 +188,14 @@ class Account:
         finally:
             self._delivering.release()
         return True
+
+    def _put(self, notices: Sequence[Delivery]) -> None:
+        """Deliver notices; of one that the maildrop refuses, the log alone tells."""
+        refused = self._maildrop.deliver(notices, self._record) or {}
+        for text in refused.values():
+            event(_log, "notice-refused", str(self.address), level=logging.WARNING, reason=text)
+        if refused:
+            self._record(list(refused))
 
     def _untold(self, posts: Sequence[Sent]) -> list[Sent]:
         told = self.state.told(post.id for post in posts)
@@ -226,15 +236,15 @@ class AccountLock:
             self._descriptor = -1
 
 
-def open_account(user: User, directory: Path, lock_seconds: float) -> Account:
+def open_account(user: User, directory: Path, lock_seconds: float, pipe_seconds: float) -> Account:
     """Open the account of a user of the users file; no other puller is kept off yet, and nothing is delivered.
 
-    ``directory`` is the account's own in the state directory, ``lock_seconds`` how long to wait for the maildrop.
+    ``directory`` is the account's own in the state directory; how long to wait for the maildrop: see Location.open.
     Raises ConfigError that names the user, PermanentError when the key cannot be used, StateError, OSError.
     """
     if user.address is None or user.gnupghome is None:
         raise ConfigError(f"user {user.name} needs an address and a gnupghome to get mail")
-    path = parse_maildrop(user)
+    location = parse_maildrop(user)
     if not user.gnupghome.is_dir():
         raise ConfigError(f"user {user.name}: there is no GnuPG home {user.gnupghome}")
     keyring = Keyring(user.gnupghome)
@@ -242,18 +252,11 @@ def open_account(user: User, directory: Path, lock_seconds: float) -> Account:
     # Several accounts may share a maildrop: each learns of its own interrupted deliveries only.
     owner = f"http2mbox-{hashlib.sha256(user.address.key.encode()).hexdigest()[:16]}"
     try:
-        return Account(user.address, identity, keyring, Mbox(path, lock_seconds, owner=owner), directory)
+        maildrop = location.open(directory, owner, str(user.address), lock_seconds, pipe_seconds)
+        return Account(user.address, identity, keyring, maildrop, directory)
     except BaseException:
         identity.close()
         raise
-
-
-def parse_maildrop(user: User) -> Path:
-    """Return the path of a user's mailbox file. Raises ConfigError."""
-    kind, _, path = user.maildrop.partition(":")
-    if kind != "mbox" or not Path(path).is_absolute():
-        raise ConfigError(f"user {user.name}: the maildrop must be mbox: and an absolute path, not {user.maildrop!r}")
-    return Path(path)
 
 
 def _trouble(error: TemporaryError | OSError) -> AccountTrouble:

@@ -101,7 +101,7 @@ class Accounts:
         if not self._read_only:
             lock.acquire(user.address)
         try:
-            account = open_account(user, directory, self._options.lock_seconds)
+            account = open_account(user, directory, self._options.lock_seconds, self._options.pipe_seconds)
             try:
                 if not self._read_only:
                     account.recover()

@@ -1,12 +1,11 @@
 """--check: try everything that pulling needs, and say all that is wrong."""
 
 import os
-from pathlib import Path
 
 import click
 
-from services.http2mbox.account import parse_maildrop
 from services.http2mbox.accounts import Accounts
+from services.http2mbox.maildrops import parse_maildrop
 from services.http2mbox.settings import Http2mbox
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit, StubmailError
@@ -29,13 +28,13 @@ def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts) -
         domains.add(account.address.domain)
         try:
             contacts = account.contacts()
-            path = parse_maildrop(maildrops[account.address])
-            _check_writable(path)
+            location = parse_maildrop(maildrops[account.address])
+            location.check()
         except (Exit, StubmailError) as error:
             errors.append(_exit(str(account.address), error))
         else:
             people = f"{contacts.count} correspondents in {len(contacts.domains)} domains"
-            click.echo(f"{account.address}: key {account.identity.fingerprint}, {people}, maildrop {path}")
+            click.echo(f"{account.address}: key {account.identity.fingerprint}, {people}, maildrop {location}")
     try:
         fixed = configured_store(options.store, "http2mbox")
     except ConfigError as error:
@@ -59,15 +58,6 @@ def _look_up(domains: list[str], resolver: Resolver, fixed: Store | None) -> lis
         watched = f"own mail is watched at {store.url}" if store else "own mail is not watched"
         click.echo(f"{domain}: {'has' if found else 'DNS answers, but there are no'} stub mail records; {watched}")
     return errors
-
-
-def _check_writable(path: Path) -> None:
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{path} is not a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK):  # for the dotlock and the journal beside it
-        raise Exit(os.EX_NOPERM, f"the directory {path.parent} is missing or cannot be written")
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise Exit(os.EX_NOPERM, f"{path} cannot be read and written")
 
 
 def _exit(name: str, error: Exit | StubmailError | OSError) -> Exit:

@@ -16,7 +16,7 @@ from services.http2mbox.incoming import Fetcher, Incoming, Stopped
 from services.http2mbox.listing import check_page, others_of
 from services.http2mbox.opening import Opening
 from services.http2mbox.state import AccountTrouble, OtherSender, PostKey
-from services.http2mbox.trust import TOO_LARGE, Untrusted, admit
+from services.http2mbox.trust import REFUSED, TOO_LARGE, Untrusted, admit
 from services.http2mbox.workers import MemoryGate
 from stubmail.errors import TemporaryError
 from stubmail.log import event
@@ -228,15 +228,18 @@ class Pull:
     def _deliver(self, arrivals: Sequence[Arrival], posts: Sequence[Listed]) -> None:
         if not arrivals:
             return
-        new = self._account.deliver(arrivals)
-        self.tally.delivered += len(new)
-        self.tally.repeated += len(arrivals) - len(new)
-        for arrival in new:
+        deposit = self._account.deliver(arrivals)
+        self.tally.delivered += len(deposit.new)
+        self.tally.repeated += len(arrivals) - len(deposit.new) - len(deposit.refused)
+        for arrival in deposit.new:
             event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
-        self._acknowledge(posts)
+        for post in posts:
+            if text := deposit.refused.get(_key(post)):
+                self._hold(post, Untrusted(REFUSED, text))
+        self._acknowledge([post for post in posts if _key(post) not in deposit.refused])
 
     def _acknowledge(self, posts: Sequence[Listed]) -> None:
-        if not self._limits.keep:
+        if posts and not self._limits.keep:
             self._client.ack([post.id for post in posts])
 
     def _hold(self, post: Listed, verdict: Untrusted) -> None:

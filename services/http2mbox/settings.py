@@ -20,10 +20,17 @@ class Http2mbox:
     max_post: int = setting(64 * 2**20, "octets of the largest post that is fetched; a larger one is held")
     workers: int = setting(32, "how many domains are talked to over HTTP at the same time")
     lock_seconds: float = setting(30.0, "how long to wait for another program that has the maildrop locked")
+    pipe_seconds: float = setting(300.0, "how long a delivery program (maildrop pipe:) may take for one message")
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number that makes no sense."""
-        for name, least in (("full_check_seconds", 1), ("max_post", 1024), ("workers", 1), ("lock_seconds", 0)):
+        for name, least in (
+            ("full_check_seconds", 1),
+            ("max_post", 1024),
+            ("workers", 1),
+            ("lock_seconds", 0),
+            ("pipe_seconds", 1),
+        ):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"[http2mbox] {name} must be at least {least}")
         if not (self.interval_seconds == 0 or self.interval_seconds >= MIN_INTERVAL):

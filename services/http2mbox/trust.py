@@ -14,6 +14,7 @@ from stubmail.store_answers import Listed
 KEY_MISMATCH = frozenset(("key-mismatch", "signer-mismatch", "unknown-signer"))  # somebody else's key: tell the user
 
 TOO_LARGE = "too-large"
+REFUSED = "maildrop"  # no rule of §7.4: the account's own delivery program does not want it
 
 
 class Untrusted(Exception):

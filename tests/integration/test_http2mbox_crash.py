@@ -11,6 +11,7 @@ import pytest
 
 from services.http2mbox import pull
 from services.http2mbox.account import Account
+from services.http2mbox.maildir import Maildir
 from services.http2mbox.pull import Limits, Pull
 from services.http2mbox.state import State
 from services.http2mbox.workers import MemoryGate
@@ -58,7 +59,7 @@ class FileStore(FakeStore):
         self._fuse.step()
 
 
-def run(directory: Path, remembers: bool, fuse: Fuse) -> None:
+def run(directory: Path, kind: str, remembers: bool, fuse: Fuse) -> None:
     """One process's life, with a step before and after whatever reaches the disk."""
     store = FileStore(directory, fuse, remembers)
     pull.BATCH_POSTS = 2
@@ -75,7 +76,9 @@ def run(directory: Path, remembers: bool, fuse: Fuse) -> None:
 
     State.record = counted(record)  # type: ignore[method-assign]
     os.fsync, os.unlink, os.pwrite, os.link = map(counted, (fsync, unlink, os.pwrite, os.link))
-    account: Account = make_account(directory)
+    os.rename, os.replace = map(counted, (os.rename, os.replace))
+    maildrop = Maildir(directory / "Maildir", directory / "maildir.json", "bob") if kind == "maildir" else None
+    account: Account = make_account(directory, maildrop)
     account.recover()
     Pull(
         account, account.contacts(), "alpha.example", "post.alpha.example", store, Limits(10**6), MemoryGate(10**6)
@@ -83,31 +86,41 @@ def run(directory: Path, remembers: bool, fuse: Fuse) -> None:
     account.close()
 
 
-def try_every_step(directory: Path, remembers: bool) -> int:
+def try_every_step(directory: Path, kind: str, remembers: bool) -> int:
     """Die at step 1, 2, 3 …, each time in a fresh place, until the process lives; return how many died."""
     for step in range(1, 1000):
         place = directory / str(step)
         place.mkdir()
-        died = in_child(place, remembers, step)
-        assert in_child(place, remembers, 0) == 0
-        snapshot = Mbox(place / "mbox").snapshot()
-        found = [b"".join(snapshot.chunks(at)).partition(b"\r\n\r\n")[2] for at in range(len(snapshot))]
+        died = in_child(place, kind, remembers, step)
+        assert in_child(place, kind, remembers, 0) == 0
+        found = messages(place, kind)
         wanted = [honest_message(number).partition(b"\r\n\r\n")[2] for number in range(MESSAGES)]
         assert sorted(found) == sorted(wanted), f"step {step}: {len(found)} messages"
-        leftovers = {path.name for path in place.iterdir()} - {"mbox", "state.sqlite3", ACKNOWLEDGED}
+        leftovers = {path.name for path in place.iterdir()} - {"mbox", "Maildir", "state.sqlite3", ACKNOWLEDGED}
+        leftovers |= {path.name for path in (place / "Maildir" / "tmp").glob("*")}
         assert not leftovers, f"step {step}: {leftovers}"
         if not died:
             return step - 1
     raise AssertionError("it never lived")
 
 
-def in_child(place: Path, remembers: bool, step: int) -> int:
+def messages(place: Path, kind: str) -> list[bytes]:
+    """The messages' texts as their reader gets them."""
+    if kind == "maildir":
+        whole = [path.read_bytes().replace(b"\n", b"\r\n") for path in (place / "Maildir" / "new").iterdir()]
+    else:
+        snapshot = Mbox(place / "mbox").snapshot()
+        whole = [b"".join(snapshot.chunks(at)) for at in range(len(snapshot))]
+    return [message.partition(b"\r\n\r\n")[2] for message in whole]
+
+
+def in_child(place: Path, kind: str, remembers: bool, step: int) -> int:
     """Return the signal that the child died of, 0 when it ended well."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            run(place, remembers, Fuse(step))
+            run(place, kind, remembers, Fuse(step))
             status = 0
         finally:
             os._exit(status)
@@ -116,11 +129,12 @@ def in_child(place: Path, remembers: bool, step: int) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
+@pytest.mark.parametrize("kind", ["mbox", "maildir"])
 @pytest.mark.parametrize("acks", ["kept", "lost"])
-def test_each_message_is_there_once_wherever_the_puller_is_killed(tmp_path: Path, acks: str) -> None:
+def test_each_message_is_there_once_wherever_the_puller_is_killed(tmp_path: Path, kind: str, acks: str) -> None:
     # In a process of its own: one without threads, which may fork.
     done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path), acks],
+        [sys.executable, __file__, str(tmp_path), kind, acks],
         capture_output=True,
         text=True,
         timeout=110,
@@ -132,4 +146,4 @@ def test_each_message_is_there_once_wherever_the_puller_is_killed(tmp_path: Path
 
 
 if __name__ == "__main__":
-    print(try_every_step(Path(sys.argv[1]), sys.argv[2] == "kept"))
+    print(try_every_step(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "kept"))

@@ -257,6 +257,27 @@ def test_a_broken_users_file_on_sighup_leaves_the_daemon_at_work(puller: Puller)
         assert daemon.wait(20) == 0
 
 
+def test_mail_goes_into_a_maildir_or_to_a_program_when_the_users_file_says_so(puller: Puller) -> None:
+    maildir = puller.root / "Maildir"
+    text = puller.users.read_text()
+    puller.users.write_text(text.replace(f"mbox:{puller.mbox}", f"maildir:{maildir}/"))
+    puller.world.send(MESSAGE % 1)
+    assert puller.run("--once").returncode == 0
+    (path,) = (maildir / "new").iterdir()
+    assert path.read_bytes().endswith((MESSAGE % 1).replace(b"\r\n", b"\n"))
+    out = puller.root / "out"
+    program = f"{sys.executable} -c 'import sys; open(sys.argv[1], chr(97)).write(sys.stdin.read())' {out}"
+    puller.users.write_text(text.replace(f"mbox:{puller.mbox}", f"pipe:{program}"))
+    puller.world.send(MESSAGE % 2)
+    assert puller.run("--once").returncode == 0
+    assert out.read_bytes().endswith((MESSAGE % 2).replace(b"\r\n", b"\n"))
+    ids = puller.world.send(MESSAGE % 3)
+    puller.users.write_text(text.replace(f"mbox:{puller.mbox}", "pipe:/bin/sh -c 'exit 75'"))
+    done = puller.run("--once")
+    assert (done.returncode, "status 75 (EX_TEMPFAIL)" in done.stderr) == (75, True)
+    assert puller.world.states()[ids[0]] == "waiting"
+
+
 def test_deleted_cookies_are_got_anew(puller: Puller) -> None:
     puller.run("--once")
     jar = puller.root / "state" / str(BOB) / FILE_NAME
@@ -347,7 +368,7 @@ def test_a_missing_configuration_shows_a_sample(tmp_path: Path, puller: Puller) 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("mbox:", "maildir:", "must be mbox:"),
+        ("mbox:", "pipe:../", "must begin with an absolute path"),
         ("gnupghome = ", 'password = "{PLAIN}x"\n#', "no account"),
         ('gnupghome = "', 'gnupghome = "/nonexistent', "there is no GnuPG home"),
     ],

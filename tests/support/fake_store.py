@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.http2mbox.account import Account, Committed, Maildrop
+from services.http2mbox.account import Account
+from services.http2mbox.maildrops import Committed, Maildrop
 from stubmail.address import Address
 from stubmail.envelope import Envelope, fill_up, tag
 from stubmail.errors import TemporaryError

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from services.http2mbox import held
+from services.http2mbox.maildrops import Committed
 from services.http2mbox.state import AccountTrouble
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
 from stubmail.frames import Frame
+from stubmail.mbox import Delivery
 from stubmail.pull_state import DROP, RELEASE
 from stubmail.store_answers import Other
 from tests.support.fake_store import ALICE, ALICE_KEY, STRANGER_KEY
@@ -124,3 +126,40 @@ def test_a_decision_that_comes_during_a_pass_is_not_lost(bob: Setup, monkeypatch
 
     monkeypatch.setattr(bob.store, "fetch", decide_meanwhile)
     assert (bob.pull().delivered, bob.pull().delivered) == (0, 1)
+
+
+def test_what_the_maildrop_refuses_is_held_with_its_words_and_the_rest_is_delivered(
+    bob: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = bob.maildrop.deliver
+
+    def picky(messages: Sequence[Delivery], committed: Committed) -> dict[str, str]:
+        refused = {message.id: "no such user" for message in messages if b"no. 2" in message.content}
+        deliver([message for message in messages if message.id not in refused], committed)
+        return refused
+
+    monkeypatch.setattr(bob.maildrop, "deliver", picky)
+    posts = [bob.store.put_message(number) for number in range(4)]
+    tally = bob.pull()
+    assert (tally.delivered, tally.held, tally.notices) == (3, 1, 1)
+    assert bob.store.acknowledged == [post.id for post in posts if post.id != posts[2].id]
+    (kept,) = bob.account.state.held().values()
+    assert (kept.id, kept.reason, kept.text) == (posts[2].id, "maildrop", "no such user")
+    monkeypatch.undo()
+    bob.account.state.decide([kept.key], RELEASE)
+    assert bob.pull().delivered == 1
+    assert b"X-Stub-Warning" not in bob.maildrop.messages[-1].content  # nothing was wrong with it
+
+
+def test_a_notice_that_the_maildrop_refuses_is_tried_once(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def refusing(messages: Sequence[Delivery], committed: Committed) -> dict[str, str]:
+        calls.extend(messages)
+        return {message.id: "no" for message in messages}
+
+    monkeypatch.setattr(bob.maildrop, "deliver", refusing)
+    forged(bob, "unsigned")
+    bob.pull()
+    bob.pull()
+    assert len(calls) == 1
