@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from services.smtp2stub.account import Account
+from services.smtp2stub.connections import IDLE_SECONDS, Connections
 from services.smtp2stub.counters import Counters
 from services.smtp2stub.courier import Courier
 from services.smtp2stub.destinations import Destinations
@@ -129,7 +130,7 @@ class _Process:
         lifetime = options.queue_lifetime_days * DAY
         return Courier(
             queue,
-            Dispatch(self._account, destinations, Posting(posts), self._relay(), relays),
+            Dispatch(self._account, destinations, Posting(posts), self._relay(resources), relays),
             Notices(queue, lambda: self._users, self._host, lifetime, time.time),
             Schedule(options.retry_min_seconds, options.retry_max_seconds, lifetime, options.delay_notice_hours * HOUR),
             disk=disk,
@@ -160,9 +161,15 @@ class _Process:
             )
         return self._accounts[name]
 
-    def _relay(self) -> Relay | None:
+    def _relay(self, resources: ExitStack) -> Relay | None:
         host = smarthost(self._options, self._host)
-        return partial(relay, host.connect) if host else None
+        if host is None:
+            return None
+        connections = Connections(host.connect)
+        tidying = asyncio.create_task(_tidy(connections))
+        resources.callback(connections.close_idle, every=True)
+        resources.callback(tidying.cancel)
+        return partial(relay, connections)
 
     def _load_policies(self) -> Policies:
         return load_policies(self._options.policies, Policy(self._options.policy))
@@ -176,6 +183,12 @@ class _Process:
         self._accounts.clear()
         event(_log, "reloaded", users=len(self._users), policies=len(self._policies))
         courier.ring()
+
+
+async def _tidy(connections: Connections) -> None:
+    while True:
+        await asyncio.sleep(IDLE_SECONDS / 2)
+        await asyncio.to_thread(connections.close_idle)
 
 
 def _heard(bell: Bell, courier: Courier) -> None:

@@ -6,8 +6,9 @@ second time; SMTP offers nothing to close it (RFC 1047).
 
 import smtplib
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from stubmail.address import Address
 from stubmail.errors import PermanentError, StubmailError, TemporaryError
@@ -55,36 +56,43 @@ class Smarthost:
                 client.ehlo()
             if self.user:
                 client.login(self.user, self.password)
-            _patience(client, REPLY_SECONDS)
         except OSError as error:
             client.close()
             raise _failed(error, f"the smarthost {self.host} cannot be used") from error
         return client
 
 
-def relay(
-    connect: Callable[[], smtplib.SMTP], item: Item, recipients: Sequence[Address], message: bytes
-) -> list[Outcome]:
+class Lender(Protocol):
+    """Who has connections to the smarthost: see Connections."""
+
+    def take(self) -> smtplib.SMTP: ...
+
+    def give(self, client: smtplib.SMTP, *, good: bool) -> None: ...
+
+
+def relay(lender: Lender, item: Item, recipients: Sequence[Address], message: bytes) -> list[Outcome]:
     """Hand a message to the smarthost for these recipients and return what it said of each, in their order.
 
     Never raises for what the network or the smarthost does: that is in the outcomes.
     """
     try:
-        client = connect()
+        client = lender.take()
     except StubmailError as error:
         return [_deferred(error)] * len(recipients)
     outcomes: dict[Address, Outcome] = {}
-    left = list(recipients)
+    left, good = list(recipients), False
     try:
+        _patience(client, REPLY_SECONDS)
         while left:
             some, left = _transaction(client, item, left, message)
             outcomes |= some
+        good = True
     except StubmailError as error:
         outcomes |= dict.fromkeys(left, Outcome.of(error, VIA))
     except OSError as error:  # smtplib's errors are OSErrors too
         outcomes |= dict.fromkeys(left, Outcome.of(_failed(error, "the smarthost broke off"), VIA))
     finally:
-        _quit(client)
+        lender.give(client, good=good)
     return [outcomes[recipient] for recipient in recipients]
 
 
@@ -192,7 +200,7 @@ def _patience(client: smtplib.SMTP, seconds: float) -> None:
         client.sock.settimeout(seconds)
 
 
-def _quit(client: smtplib.SMTP) -> None:
+def end(client: smtplib.SMTP) -> None:
     """End politely; whether the smarthost still listens makes no difference."""
     _patience(client, QUIT_SECONDS)
     try:

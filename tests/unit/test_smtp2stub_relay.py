@@ -5,13 +5,14 @@ import ssl
 import string
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.smtp2stub import relay as relay_module
+from services.smtp2stub.connections import Connections
 from services.smtp2stub.relay import Smarthost, relay
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
@@ -28,7 +29,16 @@ def send(
 ) -> list[Outcome]:
     with serving(server):
         host = Smarthost("127.0.0.1", server.port, tls, "gate.example")
-        return relay(host.connect, item or make_item(1, *recipients), recipients or (BOB,), message)
+        return through(host, item or make_item(1, *recipients), recipients or (BOB,), message)
+
+
+def through(host: Smarthost, item: Item, recipients: Sequence[Address], message: bytes) -> list[Outcome]:
+    """Relay one message, and keep no connection."""
+    connections = Connections(host.connect)
+    try:
+        return relay(connections, item, recipients, message)
+    finally:
+        connections.close_idle(every=True)
 
 
 def answering(**replies: str) -> Callable[[str], str | None]:
@@ -106,7 +116,7 @@ def test_a_smarthost_that_says_nothing_more_is_left(monkeypatch: pytest.MonkeyPa
     with serving(server):
         host = Smarthost("127.0.0.1", server.port, "none", "gate.example")
         started = time.monotonic()
-        [outcome] = relay(host.connect, make_item(1), [BOB], MESSAGE)
+        [outcome] = through(host, make_item(1), [BOB], MESSAGE)
         assert time.monotonic() - started < 10
         over.set()
     assert (outcome.state, outcome.code) == (State.WAITING, "4.4.1")
@@ -175,7 +185,7 @@ def test_logins_in_the_ways_that_smarthosts_offer(offer: str) -> None:
     server = FakeSmarthost(offers=[offer], reply=reply)
     with serving(server):
         host = Smarthost("127.0.0.1", server.port, "none", "gate.example", None, "alice", "secret")
-        [outcome] = relay(host.connect, make_item(1), [BOB], MESSAGE)
+        [outcome] = through(host, make_item(1), [BOB], MESSAGE)
     assert outcome.state is State.DONE
 
 
@@ -208,7 +218,7 @@ def test_a_smarthost_that_is_not_there_is_waited_for() -> None:
     server = FakeSmarthost()
     with serving(server):
         pass
-    [outcome] = relay(Smarthost("127.0.0.1", server.port, "none", "gate.example").connect, make_item(1), [BOB], MESSAGE)
+    [outcome] = through(Smarthost("127.0.0.1", server.port, "none", "gate.example"), make_item(1), [BOB], MESSAGE)
     assert (outcome.state, outcome.code) == (State.WAITING, "4.4.1")
     assert "cannot reach the smarthost" in outcome.text
 
@@ -229,7 +239,7 @@ def test_tls_is_verified_before_anything_is_said(kind: str, trusted: bool) -> No
     client.check_hostname = False  # the certificate in tests/data is for another name than 127.0.0.1
     with serving(server):
         host = Smarthost("127.0.0.1", server.port, kind, "gate.example", client, "alice", "secret")
-        [outcome] = relay(host.connect, make_item(1), [BOB], MESSAGE)
+        [outcome] = through(host, make_item(1), [BOB], MESSAGE)
     assert outcome.state is (State.DONE if trusted else State.WAITING)
     assert any(line.startswith("AUTH") for line in server.commands) == trusted
     assert (len(server.messages) == 1) == trusted
