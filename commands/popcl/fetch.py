@@ -17,7 +17,6 @@ Progress = Callable[[int, int], None]
 
 SLACK = 2**20  # octets that a message may have beyond twice the announced ones: some servers count line ends singly
 
-
 logger = logging.getLogger("popcl")
 
 

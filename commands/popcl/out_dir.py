@@ -14,6 +14,7 @@ from typing import BinaryIO, Self
 
 from commands.popcl.names import variant
 from stubmail.errors import PermanentError, TemporaryError
+from stubmail.spool import sync_directory
 
 PIECE = 1 << 16  # octets compared at once
 _TEMPORARY = ".popcl-"  # no name of a message begins with a full stop
@@ -55,14 +56,15 @@ class OutDir:
         self._path = path
         self._ours: set[str] = set()  # names that got their message now
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise CannotCreate("5.3.0", f"cannot use the directory {path}: {error.strerror}") from error
         try:
             self._lock()
-            for leftover in path.glob(_TEMPORARY + "*"):  # of one that died
-                leftover.unlink()
+            with self._complaining():
+                for leftover in path.glob(_TEMPORARY + "[0-9a-f]" * 16):  # of one that died
+                    leftover.unlink()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -194,3 +196,13 @@ class OutDir:
             raise CannotCreate("5.3.0", f"cannot write to {self._path}: {error.strerror}") from error
         except OSError as error:
             raise TemporaryError("4.3.1", f"cannot write to {self._path}: {error.strerror or error}") from error
+
+
+def _make(path: Path) -> None:
+    """Make a directory that survives a crash, with those above it; one that is there is left as it is."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in missing:
+        sync_directory(each.parent)
+    with suppress(PermissionError):  # a directory that is not ours to sync is not one that we made
+        sync_directory(path.absolute().parent)

@@ -99,12 +99,11 @@ def test_what_was_there_before_is_told_from_what_came_now(out: OutDir) -> None:
 def test_a_second_run_knows_what_the_first_has_fetched_and_cleans_up_after_it(tmp_path: Path) -> None:
     with OutDir(tmp_path) as out:
         put(out, "1@x", b"content")
-    (tmp_path / ".popcl-0123").write_bytes(b"half")
-    (tmp_path / ".mine").write_bytes(b"mine")
+    (tmp_path / ".popcl-0123456789abcdef").write_bytes(b"half")
+    (tmp_path / ".popcl-mine").write_bytes(b"mine")
     with OutDir(tmp_path) as out:
         assert out.had("1@x")
-        assert sorted(files(out)) == [".mine", "1@x"]
-        out._path.joinpath(".mine").unlink()
+        assert sorted(files(out)) == [".popcl-mine", "1@x"]
 
 
 def test_a_directory_that_cannot_be_made_or_is_none(tmp_path: Path) -> None:
