@@ -2,22 +2,27 @@
 
 import hashlib
 import hmac
+import secrets
 
 from services.pop3d.actions import Credentials, DigestLogin, Login, ScramLogin
 from stubmail import scram
 from stubmail.passwords import plain_secret, scram_keys
 from stubmail.saslprep import PrepError, saslprep
+from stubmail.scram_users import ScramUsers
 from stubmail.users import User, Users
 
 
 class Verifier:
-    """Knows the users of one users file. Methods take a processor for milliseconds: call them off the event loop."""
+    """Knows the users of one users file. Methods take a processor for milliseconds: call them off the event loop.
 
-    def __init__(self, users: Users) -> None:
+    ``secret``: see ScramUsers.
+    """
+
+    def __init__(self, users: Users, secret: bytes | None = None) -> None:
         self.users = users
         served = [user.password for user in users if user.password and user.maildrop]
         plain = [bool(plain_secret(password)) for password in served]
-        kept = [keys for password in served if (keys := scram_keys(password)) is not None]
+        kept = [password for password in served if scram_keys(password) is not None]
         self.challenges = any(plain)
         """Whether some account's secret is kept as it is."""
         self.mechanisms = (
@@ -25,10 +30,8 @@ class Verifier:
             *(("CRAM-MD5",) if served and all(plain) else ()),
         )
         """Those that work for every account, and do not send its password."""
-        self._iterations = kept[0].iterations if kept else scram.ITERATIONS
-        self._salt_size = len(kept[0].salt) if kept else scram.SALT_SIZE
-        # Nobody's salt must be the same each time, after a restart too, or it tells that there is no such user.
-        self._secret = hashlib.blake2b("\0".join(user.password for user in users).encode()).digest()
+        self._scram = ScramUsers(users, secret)
+        self._nobodys = secrets.token_hex()
 
     def check(self, credentials: Credentials) -> User | None:
         """Return the user that these credentials belong to."""
@@ -38,14 +41,16 @@ class Verifier:
             case DigestLogin():
                 return self._check_digest(credentials)
             case ScramLogin():
-                return self.find(credentials.name) if credentials.proven else None
+                user = self.find(credentials.name)
+                able = user is not None and (plain_secret(user.password) or scram_keys(user.password))
+                return user if able and credentials.proven else None
 
     def keys(self, name: bytes) -> scram.Keys:
         """Return what SCRAM needs of the user with this name, or what looks like it when there is none."""
-        user = self.find(name)
-        stored = user.password if user is not None else ""
-        made = self._derive(name, plain_secret(stored))
-        return scram_keys(stored) or made
+        try:
+            return self._scram.keys(prepared(name.decode()).encode())
+        except UnicodeDecodeError:
+            return self._scram.keys(name)
 
     def find(self, name: bytes) -> User | None:
         """Return the user with this name or address, in UTF-8."""
@@ -53,12 +58,6 @@ class Verifier:
             return self.users.find(prepared(name.decode()))
         except UnicodeDecodeError:
             return None
-
-    def _derive(self, name: bytes, secret: str) -> scram.Keys:
-        salt = hmac.digest(self._secret, name.lower(), "sha256")
-        long_enough = (salt * (self._salt_size // len(salt) + 1))[: self._salt_size]
-        unknown = hmac.digest(self._secret, b"nobody knows " + name, "sha256").hex()
-        return scram.derive(secret or unknown, long_enough, self._iterations)
 
     def _check_password(self, login: Login) -> User | None:
         """Check a name and a password as they came; both are UTF-8 in the users file."""
@@ -75,7 +74,7 @@ class Verifier:
     def _check_digest(self, login: DigestLogin) -> User | None:
         user = self.find(login.name)
         secret = plain_secret(user.password) if user is not None else ""
-        key = (secret or self._secret.hex()).encode(errors="surrogatepass")
+        key = (secret or self._nobodys).encode(errors="surrogatepass")
         if login.mechanism == "APOP":
             expected = hashlib.md5(login.challenge + key, usedforsecurity=False).hexdigest()  # RFC 1939 §7
         else:

@@ -10,7 +10,7 @@ from services.pop3d.verifier import Verifier
 from stubmail.users import User, Users
 
 NAME, PASSWORD = b"bob", b"open sesame"
-VERIFIER = Verifier(Users([User("bob", password="{PLAIN}open sesame", maildrop="mbox:bob")]))
+VERIFIER = Verifier(Users([User("bob", password="{PLAIN}open sesame", maildrop="mbox:bob")]), b"secret")
 BINDING = b"what both sides know of the channel"
 
 
