@@ -38,7 +38,7 @@ Examples:
 \b
 The users file (TOML):
   [users.bob]
-  password = "{ARGON2ID}$argon2id$…"    or "{PLAIN}…"
+  password = "{ARGON2ID}$argon2id$…"    or "{SCRAM-SHA-256}…" or "{PLAIN}…"
   maildrop = "mbox:/var/mail/bob"       or "maildir:/home/bob/Maildir"
 """
 
