@@ -41,7 +41,9 @@ def keyserver(section: dict[str, Any]) -> None:
 
 
 def smtp2stub(section: dict[str, Any]) -> None:
-    """The gateway greets and takes commands."""
+    """The gateway greets and takes commands; if its configuration names an admin listener, both its processes run."""
+    if section.get("admin_listen"):
+        _get(section["admin_listen"], "/readyz")
     with smtplib.SMTP(*_local(section["listen"]), timeout=SECONDS) as client:
         if client.ehlo("localhost")[0] != 250:
             raise OSError("EHLO was refused")

@@ -27,6 +27,7 @@ from stubmail.testing.zones import parse_zone
 from tests.support.gateway import ALICE, BOB, MESSAGE, Client
 from tests.support.gateway_process import LISTENING, REPOSITORY, Gateway, gateway_process
 from tests.support.gpg import need
+from tests.support.ports import free_port
 from tests.support.smarthost import FakeSmarthost, serving
 from tests.support.waiting import wait_until
 
@@ -412,6 +413,24 @@ def test_while_it_drains_the_gateway_is_alive_and_not_ready(gateway: Gateway) ->
         assert client.reply().startswith("250 2.0.0")
     assert process.wait(20) == 0
     assert len(gateway.spool.messages()) == 1
+
+
+def test_the_health_check_of_containers_wants_both_processes(gateway: Gateway) -> None:
+    gateway.settings["admin_listen"] = f"127.0.0.1:{free_port()}"
+    gateway.settings["listen"] = f"127.0.0.1:{free_port()}"
+    environ = os.environ | {"STUB_CONF": str(gateway.root / "stub.conf")}
+    command = [sys.executable, "-m", "stubmail.health", "smtp2stub"]
+
+    def healthy() -> bool:
+        return subprocess.run(command, env=environ, capture_output=True, timeout=60).returncode == 0
+
+    alone = gateway.start("--role", "receiver")
+    gateway.port()
+    assert not healthy()
+    alone.send_signal(signal.SIGTERM)
+    assert alone.wait(20) == 0
+    gateway.start()
+    wait_until(healthy, 30)
 
 
 def test_the_admin_port_in_use_is_one_sentence(gateway: Gateway) -> None:
