@@ -163,8 +163,9 @@ class Door:
         now = asyncio.get_running_loop().time()
         name = credentials.name.decode("utf-8", "backslashreplace")
         about: dict[str, Any] = {"address": attempt.address, "login": name, "mechanism": credentials.mechanism}
-        # The names of strangers may be long and many.
-        user = hashlib.blake2b(credentials.name.lower(), digest_size=16).hexdigest()
+        known = self.verifier.find(credentials.name)  # by any of his names
+        # Those of strangers may be long and many.
+        user = hashlib.blake2b(known.name.encode() if known else credentials.name.lower(), digest_size=16).hexdigest()
         delay = 0.0
         for by, delays, whose in (
             ("address", self._rules.by_network, attempt.network),

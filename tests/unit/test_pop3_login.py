@@ -12,6 +12,7 @@ from services.pop3d.actions import Login
 from services.pop3d.locations import parse_location
 from services.pop3d.login import ALARM, PARALLEL, Attempt, Door, Refused, Rules
 from services.pop3d.mbox_maildrop import MboxLocation
+from stubmail.address import Address
 from stubmail.limits import FailureDelays
 from stubmail.users import User, Users
 
@@ -49,7 +50,12 @@ def run(
 ) -> None:
     users = Users(
         [
-            User("bob", password="{PLAIN}secr\u00e9t", maildrop=f"mbox:{tmp_path / 'bob'}"),
+            User(
+                "bob",
+                Address.parse("bob@beta.example"),
+                password="{PLAIN}secr\u00e9t",
+                maildrop=f"mbox:{tmp_path / 'bob'}",
+            ),
             User("none", password="{PLAIN}x"),
             User("lost", password="{PLAIN}x", maildrop=f"mbox:{tmp_path / 'no' / 'lost'}"),
             User("odd", password="{PLAIN}x", maildrop=f"mbox:{tmp_path / 'odd'}"),
@@ -198,7 +204,7 @@ def test_guesses_from_everywhere_cost_by_the_name_too_and_the_right_password_nev
 ) -> None:
     async def work(door: Door) -> None:
         for number in range(4):
-            await refusal(door, attempt(b"Bob" if number % 2 else b"bob", b"wrong", f"192.0.2.{number}"))
+            await refusal(door, attempt(b"bob@beta.example" if number % 2 else b"Bob", b"wrong", f"192.0.2.{number}"))
         _, maildrop = await door.login(*attempt(b"bob", "secr\u00e9t".encode(), "192.0.2.9"))
         maildrop.close()
 
