@@ -1,11 +1,7 @@
 """The command line: settings from stub.conf and flags, then serve until told to stop."""
 
-import asyncio
 import os
-import resource
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +11,12 @@ from click.core import ParameterSource
 from services.pop3d.accounts import load_accounts
 from services.pop3d.check import try_everything
 from services.pop3d.one_account import OneAccount
+from services.pop3d.running import run
 from services.pop3d.server import Server
 from services.pop3d.settings import Pop3d
-from services.pop3d.tls import ServerContext, load_certificate
+from services.pop3d.tls import load_certificate
 from stubmail import log, settings
 from stubmail.cli import common_options, load, one_sentence
-from stubmail.users import Users
-
-# A thread that opens a mailbox gives way at each system call, and gets its turn back after so long when the event loop
-# is busy; with Python's 5 ms one client's flood of commands makes the others' logins a hundred times slower.
-SWITCH_SECONDS = 0.0002
-DESCRIPTORS = 4  # a session needs: its socket, the maildrop's lock, a message being read, and one to spare
 
 EXAMPLES = """\b
 Examples:
@@ -78,14 +69,15 @@ def main(
     if check:
         try_everything(service)
         return
+    if service.system_users:
+        from services.pop3d.system.keeper import keep
+
+        sys.exit(keep(service))
     users = load_accounts(service)
     if reset:
         click.echo(one.put_back())
     tls = load_certificate(service.tls_cert, service.tls_key)
-    allow_descriptors(service.sessions * DESCRIPTORS)
-    sys.setswitchinterval(SWITCH_SECONDS)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(service, users, tls))
+    run(lambda: Server(service, users, tls), service.sessions)
 
 
 def read_settings(config: Path, flags: dict[str, Any]) -> Pop3d:
@@ -112,43 +104,6 @@ def read_settings(config: Path, flags: dict[str, Any]) -> Pop3d:
     if service.tls_listen and service.tls_cert is None:
         raise settings.ConfigError("[pop3d] tls_listen needs tls_cert and tls_key")
     return service
-
-
-async def serve(service: Pop3d, users: Users, tls: ServerContext | None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; SIGHUP reads users and certificate again."""
-    server = Server(service, users, tls)
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    reloads: set[asyncio.Task[None]] = set()  # the loop alone would let a task be collected before its end
-
-    def reload() -> None:
-        task = loop.create_task(server.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    await server.start()  # who reads that it listens may send signals
-    await stop.wait()
-    await server.drain()
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's event loops where it is installed: with them an idle TLS session takes a sixth of the memory."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def allow_descriptors(wanted: int) -> None:
-    """Raise the soft limit of open files as far as is wanted and allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,21 @@ class Channel:
             self._reading = True
             self._transport.resume_reading()
 
+    def carry(self, protocol: asyncio.Protocol, limit: int) -> None:
+        """Have ``protocol`` told of everything from here on; it may write ``limit`` octets before it should wait."""
+        self._transport.set_protocol(protocol)
+        self._transport.set_write_buffer_limits(limit)
+
+    def descriptor(self) -> int:
+        """Return that of the client's socket, or -1 when its octets are not all the client and the server say.
+
+        That is so under TLS, and while there are octets here which wait to be sent.
+        """
+        connected = self._transport.get_extra_info("socket")
+        if self._tls is not None or self._transport.get_write_buffer_size() or connected is None:
+            return -1
+        return int(connected.fileno())
+
     def unsent(self) -> int:
         """Return how many octets the client has not acknowledged, here and in the kernel.
 

@@ -6,6 +6,8 @@ from services.pop3d.accounts import accounts_file, load_accounts
 from services.pop3d.listening import bind
 from services.pop3d.locations import parse_location
 from services.pop3d.settings import Pop3d
+from services.pop3d.system import people
+from services.pop3d.system.pam import Pam, is_configured
 from services.pop3d.tls import load_certificate
 from stubmail.cli import parse_listen
 from stubmail.errors import Exit, PermanentError
@@ -29,6 +31,8 @@ def try_everything(service: Pop3d) -> None:
 
 
 def _maildrops(service: Pop3d) -> str:
+    if service.system_users:
+        return _system(service)
     wrong, right = [], 0
     for user in load_accounts(service):
         if not user.maildrop:
@@ -43,6 +47,16 @@ def _maildrops(service: Pop3d) -> str:
     if not right:
         raise ConfigError(f"{accounts_file(service)}: no account has a maildrop")
     return f"{accounts_file(service)}: {right} maildrop{'' if right == 1 else 's'}, all to be opened"
+
+
+def _system(service: Pop3d) -> str:
+    """Try what system users need; who asks need not be root, who serves must."""
+    Pam(service.pam_service)
+    people.login_user(service.login_user)
+    people.group(service.mail_group)
+    if not is_configured(service.pam_service):
+        raise ConfigError(f"there is no /etc/pam.d/{service.pam_service}: nobody, or anybody, can log in")
+    return f"PAM service {service.pam_service}: there; mail at {service.system_maildrop}"
 
 
 def _certificate(service: Pop3d) -> str:

@@ -271,7 +271,7 @@ class Connection(asyncio.Protocol):
 
     def _release(self) -> None:
         """Let go of the maildrop, then of everything."""
-        if not self._errands.finish():
+        if self._handed_over or not self._errands.finish():
             return
         statistics, reason = self._session.statistics, self._reason or "connection lost"
         count_end(self._host.counters, reason, statistics, self._channel.received, self._channel.written)

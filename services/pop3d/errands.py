@@ -152,6 +152,7 @@ class Errands:
         if isinstance(opened, tuple):
             self.opened(opened[0].name, opened[1])
         else:
+            await client.writable()
             client.hand_over(opened)
 
     def opened(self, user: str, maildrop: Maildrop) -> None:

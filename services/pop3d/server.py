@@ -68,12 +68,12 @@ class Server:
         self.mail = ThreadPoolExecutor(settings.threads, thread_name_prefix="mail")
         self._passwords = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="password")
         delays = settings.failure_delay_seconds, settings.failure_delay_longest, FORGET_SECONDS
-        rules = Rules(FailureDelays(*delays), FailureDelays(*delays), settings.login_delay_seconds)
+        self._rules = Rules(FailureDelays(*delays), FailureDelays(*delays), settings.login_delay_seconds)
         indexes = IndexCache()
         self.counters = make_counters()
         self.door = Door(
             users,
-            rules,
+            self._rules,
             self._passwords,
             self.mail,
             lambda maildrop: parse_location(maildrop, indexes).open(),
