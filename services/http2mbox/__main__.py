@@ -4,18 +4,22 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import click
 
 from services.http2mbox.accounts import Accounts
+from services.http2mbox.counters import Counters
 from services.http2mbox.process import DRAIN_SECONDS, Process
+from services.http2mbox.progress import for_terminal
 from services.http2mbox.pull import Limits
 from services.http2mbox.settings import MIN_INTERVAL, Http2mbox
 from stubmail import cli, settings
 from stubmail.address import Address, AddressError
 from stubmail.discovery import Resolver
 from stubmail.errors import Exit
+from stubmail.listener import bind
 
 EPILOG = """\b
 Examples:
@@ -71,9 +75,15 @@ def main(
         if not list(wanted):
             raise next(iter(wanted.failures.values()))
         wanted.log_failures()
-        process = Process(options, resolver, wanted, limits)
-        run = process.keep_on(seconds, full=full) if seconds else process.once(full=full or dry_run)
-        asyncio.run(run)
+        with closing(Counters(options.state if seconds else None)) as counters:
+            process = Process(options, resolver, wanted, limits, counters)
+            if seconds:
+                listener = bind(*cli.parse_listen(options.admin_listen)) if options.admin_listen else None
+                with listener or nullcontext():
+                    asyncio.run(process.keep_on(seconds, full=full, listener=listener))
+            else:
+                progress = for_terminal(sys.stderr, quiet)
+                asyncio.run(process.once(full=full or dry_run, progress=progress))
         if not dry_run:
             wanted.save()
         status = _conclude(process, wanted, dry_run=dry_run, quiet=quiet)

@@ -4,8 +4,9 @@ import asyncio
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from stubmail.cookies import Cookie
@@ -21,8 +22,8 @@ Place = tuple[str, int]
 @dataclass(slots=True)
 class _Question:
     key: bytes
-    place: Place
-    answered: asyncio.Future[Waiting | Unknown]
+    places: dict[bytes, Place]  # by nonce
+    answered: asyncio.Future[tuple[Place, Waiting | Unknown]]
 
 
 class Checks:
@@ -59,37 +60,42 @@ class Checks:
             transport.close()
         self._sockets.clear()
 
-    async def ask(self, place: Place, cookie: Cookie) -> Waiting | Unknown | None:
-        """Send a check to ``place`` (IP address and port) and return the answer; None when there is none in time."""
-        place = _canonical(place)
-        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        question = _Question(cookie.key, place, asyncio.get_running_loop().create_future())
-        nonces: list[bytes] = []
+    async def ask(self, places: Sequence[Place], cookie: Cookie) -> tuple[Place, Waiting | Unknown] | None:
+        """Send a check to the first of ``places`` (IP address and port), and when it is silent to the next one.
+
+        A single place is asked again. Returns who answered and what, None when nobody does in time.
+        """
+        question = _Question(cookie.key, {}, asyncio.get_running_loop().create_future())
         try:
-            for _ in range(TRIES):
-                transport = self._sockets.get(family)
+            for place in islice(cycle(places), TRIES):
+                transport = self._sockets.get(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
                 if transport is None:
-                    break
-                nonces.append(self._random(16))
-                self._questions[nonces[-1]] = question  # the first one's answer may come while the second one waits
-                transport.sendto(check_to_wire(cookie.id, nonces[-1], cookie.key), place)
+                    continue
+                nonce = self._random(16)
+                question.places[nonce] = place
+                self._questions[nonce] = question  # the first one's answer may come while the second one waits
+                transport.sendto(check_to_wire(cookie.id, nonce, cookie.key), place)
                 await asyncio.wait((question.answered,), timeout=self._patience)
                 if question.answered.done():
                     return question.answered.result()
             return None
         finally:
-            for nonce in nonces:
+            for nonce in question.places:
                 del self._questions[nonce]
 
     def received(self, data: bytes, source: tuple[Any, ...]) -> None:
         """Take a datagram from whomever."""
         nonce = data[_NONCE]
         question = self._questions.get(nonce)
-        if question is None or question.answered.done() or _canonical(source) != question.place:
+        if question is None or question.answered.done():
+            self.dropped += 1
+            return
+        place = question.places[nonce]
+        if _canonical(source) != _canonical(place):
             self.dropped += 1
             return
         try:
-            question.answered.set_result(answer_from_wire(data, nonce, question.key))
+            question.answered.set_result((place, answer_from_wire(data, nonce, question.key)))
         except DatagramError:
             self.dropped += 1
 

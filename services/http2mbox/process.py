@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,18 @@ from services.http2mbox import schedule
 from services.http2mbox.account import Account
 from services.http2mbox.accounts import Accounts
 from services.http2mbox.checks import Checks
+from services.http2mbox.counters import Counters
 from services.http2mbox.outbox import OwnOutbox
+from services.http2mbox.progress import SECONDS as PROGRESS_SECONDS
+from services.http2mbox.progress import Progress
 from services.http2mbox.pull import Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.settings import Http2mbox
+from services.http2mbox.status import Status
+from services.http2mbox.visits import Visits
 from services.http2mbox.workers import Workers
+from stubmail.admin import Admin
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit
 from stubmail.http_client import HttpClient
@@ -52,7 +59,9 @@ class Process:
     ``abandoned`` tells afterwards that threads are left waiting for the network.
     """
 
-    def __init__(self, options: Http2mbox, resolver: Resolver, accounts: Accounts, limits: Limits) -> None:
+    def __init__(
+        self, options: Http2mbox, resolver: Resolver, accounts: Accounts, limits: Limits, counters: Counters
+    ) -> None:
         http = HttpClient(resolver)
         self._heartbeat: Path = options.state / "heartbeat"
         self._accounts = accounts
@@ -63,15 +72,17 @@ class Process:
         self._stopped = False
         self._reload = False
         self.abandoned = False
-        self.puller = Puller(
+        self._counters = counters
+        visits = Visits(
             resolver,
             self._checks,
             lambda account, store: CookieKeeper(http, account, store),
             limits,
-            self._workers,
+            counters,
             rng=self._rng,
-            outbox=self._outboxes(options, resolver, http, limits),
         )
+        outboxes = self._outboxes(options, resolver, http, limits)
+        self.puller = Puller(visits, limits, self._workers, counters, rng=self._rng, outbox=outboxes)
 
     def _outboxes(
         self, options: Http2mbox, resolver: Resolver, http: HttpClient, limits: Limits
@@ -95,19 +106,38 @@ class Process:
 
         return make
 
-    async def once(self, *, full: bool) -> None:
+    async def once(self, *, full: bool, progress: Progress | None = None) -> None:
         """Visit everybody once; SIGTERM and SIGINT end it early."""
         await self._begin()
         self.puller.start_round(full=full)
         finished = asyncio.create_task(self.puller.finish())
         finished.add_done_callback(lambda _: self._woken.set())
         while not finished.done() and not self._stopped:
-            await self._pause(HEARTBEAT_SECONDS)
+            await self._pause(PROGRESS_SECONDS if progress else HEARTBEAT_SECONDS)
+            if progress:
+                progress.draw(*self.puller.progress())
+        if progress:
+            progress.clear()
         await self._end(finished)
 
-    async def keep_on(self, interval: float, *, full: bool) -> None:
-        """Visit everybody every ``interval`` seconds until SIGTERM or SIGINT; SIGHUP reads users and keys again."""
+    async def keep_on(self, interval: float, *, full: bool, listener: socket.socket | None = None) -> None:
+        """Visit everybody every ``interval`` seconds until SIGTERM or SIGINT; SIGHUP reads users and keys again.
+
+        ``listener`` is for the pages about its health.
+        """
         await self._begin()
+        status = Status(self._accounts, self._counters, interval, lambda: self._stopped)
+        admin = Admin(listener, status.pages) if listener else None
+        if admin:
+            admin.start()
+        try:
+            await self._rounds(interval, full, status)
+        finally:
+            if admin:
+                await asyncio.get_running_loop().run_in_executor(None, admin.stop)
+        await self._end(asyncio.create_task(self.puller.finish()))
+
+    async def _rounds(self, interval: float, full: bool, status: Status) -> None:
         reopening = Backoff(self._rng)
         while not self._stopped:
             if self._reload:
@@ -120,10 +150,10 @@ class Process:
                 else:
                     reopening.succeeded()
             self._beat()
+            status.began = time.time()
             self.puller.start_round(full=full)
             full = False
             await self._pause(schedule.next_round(interval, self._rng))
-        await self._end(asyncio.create_task(self.puller.finish()))
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):  # a full or read-only disk shows elsewhere

@@ -3,7 +3,7 @@
 import random
 
 from stubmail.cookies import Seen
-from stubmail.datagram import Unknown, Waiting
+from stubmail.datagram import Waiting
 
 JITTER = 0.1  # of the interval, either way: many pullers must not fall into step
 FIRST_DELAY = 1.0  # seconds
@@ -48,11 +48,9 @@ def worth_checking(seen: Seen | None, senders: str, now: float, period: float) -
     return seen is not None and seen.senders == senders and now < seen.until <= now + 2 * period
 
 
-def is_news(seen: Seen, answer: Waiting | Unknown | None) -> bool:
-    """Whether an answer to a check, or none, calls for a listing (protocol.md §6.2, §6.7)."""
-    if isinstance(answer, Waiting):
-        return answer.count > 0 and answer.serial > seen.serial
-    return True
+def is_news(seen: Seen, answer: Waiting) -> bool:
+    """Whether an answer to a check calls for a listing (protocol.md §6.2)."""
+    return answer.count > 0 and answer.serial > seen.serial
 
 
 def next_full_check(now: float, period: float, rng: random.Random) -> float:

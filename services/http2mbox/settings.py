@@ -18,6 +18,9 @@ class Http2mbox:
     interval_seconds: float = setting(0.0, "seconds from one round to the next; 0: one round, then the program ends")
     full_check_seconds: float = setting(3600.0, "how long UDP checks may spare a store the full question over HTTP")
     max_post: int = setting(64 * 2**20, "octets of the largest post that is fetched; a larger one is held")
+    admin_listen: str = setting(
+        "127.0.0.1:9467", "HOST:PORT for /livez, /readyz and /metrics while it runs at an interval; empty: nowhere"
+    )
     workers: int = setting(32, "how many domains are talked to over HTTP at the same time")
     lock_seconds: float = setting(30.0, "how long to wait for another program that has the maildrop locked")
     pipe_seconds: float = setting(300.0, "how long a delivery program (maildrop pipe:) may take for one message")

@@ -94,6 +94,7 @@ allow_plain_auth = true
 retry_min_seconds = 1
 
 [http2mbox]
+admin_listen = ""
 users = "{site.users}"
 state = "{site.root / "state"}"
 sent = "{site.sent}"

@@ -16,10 +16,12 @@ import pytest
 
 from services.http2mbox.account import Account
 from services.http2mbox.checks import Checks
+from services.http2mbox.counters import Counters
 from services.http2mbox.process import CookieKeeper
 from services.http2mbox.pull import Client, Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.report import Report
+from services.http2mbox.visits import Visits
 from services.http2mbox.workers import Workers
 from stubmail.address import Address
 from stubmail.discovery import Resolver, Store, StubDomain, Target
@@ -152,7 +154,9 @@ class Rig:
         workers = Workers(4)
 
         async def run() -> Report:
-            puller = Puller(self, Checks(), self.connect, Limits(10**6), workers, rng=random.Random(1))
+            counters, limits, rng = Counters(), Limits(10**6), random.Random(1)
+            visits = Visits(self, Checks(), self.connect, limits, counters, rng=rng)
+            puller = Puller(visits, limits, workers, counters, rng=rng)
             puller.set_accounts([self.account])
             puller.start_round()
             await asyncio.wait_for(puller.finish(), 60)

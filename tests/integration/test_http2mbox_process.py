@@ -1,8 +1,12 @@
 """The puller as a process, a real store, real keys: exit statuses, rules, signals, and two at once."""
 
+import contextlib
+import http.client
 import os
+import pty
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +25,7 @@ from stubmail.testing.zones import parse_zone
 from tests.support.alpha import ALICE, BOB, ZONE, Alpha, alpha
 from tests.support.gpg import GpgHome, gpg_home, need
 from tests.support.http_server import ScriptedServer
+from tests.support.ports import LOOPBACK, free_port
 from tests.support.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "services.http2mbox"]
@@ -99,6 +104,7 @@ def puller(world: Alpha, people: People, tmp_path: Path) -> Iterator[Puller]:
 resolver = "{world.resolver}"
 allow_private = true
 [http2mbox]
+admin_listen = ""
 users = "{found.users}"
 state = "{tmp_path / "state"}"
 lock_seconds = 1
@@ -241,6 +247,71 @@ def test_a_daemon_delivers_as_mail_comes_reads_users_again_and_ends_promptly(pul
         assert time.monotonic() - started < 3
     assert elsewhere.exists()
     assert "pulled delivered=4" in puller.log.read_text()
+
+
+def test_a_daemon_tells_whether_it_is_ready_and_what_it_has_done(puller: Puller) -> None:
+    config = puller.root / "stub.conf"
+    config.write_text(config.read_text().replace('admin_listen = ""', f'admin_listen = "{LOOPBACK}:{free_port()}"'))
+    where = next(line for line in config.read_text().splitlines() if line.startswith("admin_listen")).split('"')[1]
+
+    def page(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(where, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except ConnectionRefusedError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    puller.world.send(MESSAGE % 1)
+    with puller.start("--interval", "0.2") as daemon:
+        try:
+            wait_until(lambda: page("/readyz")[0] == 200, 20, "readiness")
+            wait_until(
+                lambda: 'posts_total{outcome="delivered"} 1.0' in page("/metrics")[1], 20, "the delivery's count"
+            )
+            text = page("/metrics")[1]
+            assert 'stubmail_puller_accounts{state="open"} 1.0' in text
+            assert "stubmail_puller_held_posts 0.0" in text
+            second = puller.run("--interval", "1", "--account", "eve@beta.example")
+            assert second.returncode == os.EX_CONFIG
+        finally:
+            daemon.terminate()
+        assert daemon.wait(20) == 0
+    assert page("/livez")[0] == 0
+
+
+def test_an_address_for_the_pages_that_is_taken_is_said_at_once(puller: Puller) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
+        where = f"{LOOPBACK}:{taken.getsockname()[1]}"
+        config = puller.root / "stub.conf"
+        config.write_text(config.read_text().replace('admin_listen = ""', f'admin_listen = "{where}"'))
+        done = puller.run("--interval", "1")
+        assert (done.returncode, f"cannot listen on {where}" in done.stderr) == (os.EX_UNAVAILABLE, True)
+        assert puller.run("--once").returncode == 1  # which needs no such address
+
+
+@pytest.mark.parametrize(("term", "shows"), [("xterm", True), ("dumb", False)])
+def test_a_bar_is_on_a_terminal_and_nowhere_else(puller: Puller, term: str, shows: bool) -> None:
+    puller.world.send(*(MESSAGE % number for number in range(20)))
+    ours, its = pty.openpty()
+    command = [*PROGRAM, "--config", str(puller.root / "stub.conf"), "--once"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its, env=os.environ | {"TERM": term}) as process:
+        os.close(its)
+        seen = b""
+        with (
+            contextlib.suppress(OSError),
+            os.fdopen(ours, "rb", buffering=0) as terminal,
+        ):  # EIO: the other end is closed
+            while data := terminal.read(4096):
+                seen += data
+        assert process.communicate(timeout=20)[0] == b"pulled delivered=20 held=0 strangers=0 domains=1\n"
+    assert (b"messages, " in seen) == shows
+    assert b"\x1b[K" in seen or not shows
 
 
 def test_a_broken_users_file_on_sighup_leaves_the_daemon_at_work(puller: Puller) -> None:

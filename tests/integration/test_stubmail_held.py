@@ -156,6 +156,7 @@ def bob(world: Alpha, people: People, key_server: KeyServer, tmp_path: Path) -> 
 resolver = "{dns.address[0]}:{dns.address[1]}"
 allow_private = true
 [http2mbox]
+admin_listen = ""
 users = "{tmp_path / "users.toml"}"
 state = "{tmp_path / "state"}"
 """)

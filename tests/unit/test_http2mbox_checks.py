@@ -57,6 +57,13 @@ async def network(
         await asyncio.sleep(0)
 
 
+async def ask(checks: Checks, *places: tuple[str, int]) -> Waiting | Unknown | None:
+    """Ask, and return the answer alone."""
+    found = await checks.ask(places, COOKIE)
+    assert found is None or found[0] in places
+    return found[1] if found else None
+
+
 def honest(check: Check) -> list[bytes]:
     return [waiting_to_wire(check.nonce, 3, 17, MacKey(COOKIE.key))]
 
@@ -68,7 +75,7 @@ def silent(check: Check) -> list[bytes]:
 def test_an_answer() -> None:
     async def run() -> None:
         async with network(honest, 5.0) as (notifier, place, checks):
-            assert await checks.ask(place, COOKIE) == Waiting(3, 17)
+            assert await ask(checks, place) == Waiting(3, 17)
             assert len(notifier.checks) == 1
 
     asyncio.run(run())
@@ -77,7 +84,7 @@ def test_an_answer() -> None:
 def test_an_unknown_cookie() -> None:
     async def run() -> None:
         async with network(lambda check: [unknown_to_wire(check.nonce)], 5.0) as (_, place, checks):
-            assert await checks.ask(place, COOKIE) == Unknown()
+            assert await ask(checks, place) == Unknown()
 
     asyncio.run(run())
 
@@ -85,7 +92,7 @@ def test_an_unknown_cookie() -> None:
 def test_silence_is_asked_once_more_with_another_nonce() -> None:
     async def run() -> None:
         async with network(silent) as (notifier, place, checks):
-            assert await checks.ask(place, COOKIE) is None
+            assert await ask(checks, place) is None
             assert len({check.nonce for check in notifier.checks}) == 2
 
     asyncio.run(run())
@@ -100,7 +107,7 @@ def test_the_answer_to_the_first_may_come_after_the_second_was_sent() -> None:
             return honest(first[0]) if len(first) == 2 else []
 
         async with network(late) as (_, place, checks):
-            assert await checks.ask(place, COOKIE) == Waiting(3, 17)
+            assert await ask(checks, place) == Waiting(3, 17)
 
     asyncio.run(run())
 
@@ -120,7 +127,7 @@ def test_the_answer_to_the_first_may_come_after_the_second_was_sent() -> None:
 def test_what_is_not_authentic_is_like_silence(answer: Answerer) -> None:
     async def run() -> None:
         async with network(answer) as (_, place, checks):
-            assert await checks.ask(place, COOKIE) is None
+            assert await ask(checks, place) is None
             assert checks.dropped >= 2
 
     asyncio.run(run())
@@ -132,7 +139,7 @@ def test_a_forgery_does_not_keep_the_true_answer_out() -> None:
             return [waiting_to_wire(check.nonce, 0, 0, MacKey(bytes(32))), *honest(check), *honest(check)]
 
         async with network(both, 5.0) as (_, place, checks):
-            assert await checks.ask(place, COOKIE) == Waiting(3, 17)
+            assert await ask(checks, place) == Waiting(3, 17)
 
     asyncio.run(run())
 
@@ -153,7 +160,7 @@ def test_an_authentic_answer_from_elsewhere_does_not_count() -> None:
             transport, _ = await loop.create_datagram_endpoint(lambda: Relay(silent), local_addr=("127.0.0.1", 0))
             checks = Checks(PATIENCE)
             await checks.open()
-            assert await checks.ask(transport.get_extra_info("sockname"), COOKIE) is None
+            assert await ask(checks, transport.get_extra_info("sockname")) is None
             assert len(asked) == 2
             checks.close()
             transport.close()
@@ -168,9 +175,9 @@ def test_nobody_there_and_nowhere_to_send() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.bind(("127.0.0.1", 0))
                 free = probe.getsockname()
-            assert await checks.ask(free, COOKIE) is None
+            assert await ask(checks, free) is None
             checks.close()
-            assert await checks.ask(place, COOKIE) is None
+            assert await ask(checks, place) is None
 
     asyncio.run(run())
 
@@ -184,7 +191,7 @@ def test_over_ipv6_too() -> None:
         checks = Checks(5.0)
         await checks.open()
         port = transport.get_extra_info("sockname")[1]
-        assert await checks.ask(("0:0:0:0:0:0:0:1", port), COOKIE) == Waiting(3, 17)
+        assert await ask(checks, ("0:0:0:0:0:0:0:1", port)) == Waiting(3, 17)
         checks.close()
         transport.close()
         await asyncio.sleep(0)
@@ -195,8 +202,44 @@ def test_over_ipv6_too() -> None:
 def test_five_hundred_questions_at_once_take_one_wait() -> None:
     async def run() -> None:
         async with network(honest, 5.0) as (notifier, place, checks):
-            answers = await asyncio.gather(*(checks.ask(place, COOKIE) for _ in range(500)))
+            answers = await asyncio.gather(*(ask(checks, place) for _ in range(500)))
             assert answers == [Waiting(3, 17)] * 500
             assert len(notifier.checks) < 1000
+
+    asyncio.run(run())
+
+
+def test_when_one_is_silent_the_next_target_is_asked_and_named() -> None:
+    async def run() -> None:
+        async with network(silent) as (mute, first, checks), network(honest) as (talker, second, _):
+            assert await checks.ask([first, second], COOKIE) == (second, Waiting(3, 17))
+            assert (len(mute.checks), len(talker.checks)) == (1, 1)
+
+    asyncio.run(run())
+
+
+def test_an_answer_of_one_target_to_the_others_question_does_not_count() -> None:
+    async def run() -> None:
+        asked: list[Check] = []
+
+        def replay(check: Check) -> list[bytes]:
+            asked.append(check)
+            return [waiting_to_wire(asked[0].nonce, 0, 0, MacKey(COOKIE.key))]
+
+        def ignore(check: Check) -> list[bytes]:
+            asked.append(check)
+            return []
+
+        async with network(ignore) as (_, first, checks), network(replay) as (_, second, _):
+            assert await checks.ask([first, second], COOKIE) is None
+            assert checks.dropped == 1
+
+    asyncio.run(run())
+
+
+def test_nowhere_to_ask_is_silence() -> None:
+    async def run() -> None:
+        async with network(honest) as (_, _, checks):
+            assert await checks.ask([], COOKIE) is None
 
     asyncio.run(run())

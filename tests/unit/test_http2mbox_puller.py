@@ -4,8 +4,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pytest
 
 from services.http2mbox.account import Account
 from services.http2mbox.checks import Place
+from services.http2mbox.counters import Counters
 from services.http2mbox.pull import Client, Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.report import Report
 from services.http2mbox.state import Standing
+from services.http2mbox.visits import Visits
 from services.http2mbox.workers import MemoryGate, Workers
 from stubmail.address import Address
 from stubmail.cookies import Cookie
@@ -68,12 +70,19 @@ class World:
         return found() if callable(found) else found
 
     def addresses(self, host: str) -> list[str]:
+        if host.startswith("lost."):
+            raise TemporaryError("4.4.3", "no such host")
         return [f"ip-of-{host}"]
 
-    async def ask(self, place: Place, cookie: Cookie) -> Waiting | Unknown | None:
-        self.asked.append(place[0].removeprefix("ip-of-"))
-        answer = self.answers.get(self.asked[-1])
-        return answer() if callable(answer) else answer
+    async def ask(self, places: Sequence[Place], cookie: Cookie) -> tuple[Place, Waiting | Unknown] | None:
+        for place in places:
+            self.asked.append(place[0].removeprefix("ip-of-"))
+            answer = self.answers.get(self.asked[-1])
+            if callable(answer):
+                answer = answer()
+            if answer is not None:
+                return place, answer
+        return None
 
     def connect(self, account: Account, store: Store) -> Client:
         self.opened.append(store.host)
@@ -97,15 +106,11 @@ class Rig:
         self.puller = self.make()
 
     def make(self) -> Puller:
-        puller = Puller(
-            self.world,
-            self.world,
-            self.world.connect,
-            self.limits,
-            self.workers,
-            rng=random.Random(1),
-            clock=lambda: self.world.now,
-        )
+        rng, clock = random.Random(1), lambda: self.world.now
+        self.counters = Counters()
+        world = self.world
+        visits = Visits(world, world, world.connect, self.limits, self.counters, rng=rng, clock=clock)
+        puller = Puller(visits, self.limits, self.workers, self.counters, rng=rng)
         puller.set_accounts([self.account])
         return puller
 
@@ -195,6 +200,63 @@ def test_a_domain_without_udp_is_asked_over_http(tmp_path: Path, rig: Rig) -> No
     rig.round()
     assert rig.world.asked == []
     assert rig.store.calls.count("list") == 2
+
+
+def test_when_a_notifier_is_silent_the_next_target_is_asked_and_then_preferred(rig: Rig) -> None:
+    offer = rig.world.domains["alpha.example"]
+    targets = (Target(ALPHA.host, 2225), Target("second.alpha.example", 2225), Target("third.alpha.example", 2225))
+    rig.world.domains["alpha.example"] = replace(offer, checks=targets)
+    rig.round()
+    rig.world.answers["second.alpha.example"] = Waiting(0, 0)
+    rig.round()
+    rig.round()
+    assert rig.world.asked == [ALPHA.host, "second.alpha.example", "second.alpha.example"]
+    assert rig.store.calls.count("list") == 1
+    assert rig.counters.snapshot() == {"checks_nothing": 2, "pulls_complete": 1, "rounds": 3} | _durations(rig)
+
+
+def _durations(rig: Rig) -> dict[str, int]:
+    return {name: count for name, count in rig.counters.snapshot().items() if "duration" in name}
+
+
+def test_a_notifier_whose_address_cannot_be_found_is_passed_over(rig: Rig) -> None:
+    offer = rig.world.domains["alpha.example"]
+    targets = (Target("lost.alpha.example", 2225), Target(ALPHA.host, 2225))
+    rig.world.domains["alpha.example"] = replace(offer, checks=targets)
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    rig.round()
+    rig.round()
+    assert rig.world.asked == [ALPHA.host]
+
+
+def test_what_happens_is_counted(rig: Rig) -> None:
+    rig.store.put_message(1)
+    rig.store.put(bytes(16), b"garbage")
+    rig.round()
+    rig.world.answers[ALPHA.host] = Unknown()
+    rig.store.lose_acks = 1
+    rig.store.put_message(2)
+    rig.round()
+    counted = rig.counters.snapshot()
+    assert (counted["posts_delivered"], counted["posts_held"], counted["notices_held"]) == (2, 1, 1)
+    assert (counted["checks_unknown"], counted["failures_domain"]) == (1, 1)
+    assert (counted["pulls_complete"], counted["pulls_failed"], counted["rounds"]) == (1, 1, 2)
+
+
+def test_progress_tells_what_is_here_and_what_is_to_come(rig: Rig) -> None:
+    for number in range(3):
+        rig.store.put_message(number)
+    seen = []
+    ack = rig.store.ack
+
+    def watched(ids: Iterable[bytes]) -> None:
+        seen.append(rig.puller.progress())
+        ack(ids)
+
+    rig.store.ack = watched  # type: ignore[method-assign]
+    rig.round()
+    assert seen == [(1, 3, 3)]
+    assert rig.puller.progress() == (0, 3, 3)
 
 
 def test_the_full_check_comes_periodically_whatever_udp_says(rig: Rig) -> None:
