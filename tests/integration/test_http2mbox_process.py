@@ -306,7 +306,7 @@ def test_a_bar_is_on_a_terminal_and_nowhere_else(puller: Puller, term: str, show
         with (
             contextlib.suppress(OSError),
             os.fdopen(ours, "rb", buffering=0) as terminal,
-        ):  # EIO: the other end is closed
+        ):  # EIO: it is closed
             while data := terminal.read(4096):
                 seen += data
         assert process.communicate(timeout=20)[0] == b"pulled delivered=20 held=0 strangers=0 domains=1\n"
