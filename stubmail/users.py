@@ -9,7 +9,7 @@ from typing import Any
 
 from stubmail.address import Address, AddressError
 from stubmail.passwords import check_password, cost, decoy, is_usable
-from stubmail.settings import ConfigError, load_file
+from stubmail.settings import ConfigError, MissingConfig, load_file
 
 _MAILDROP = re.compile(r"(mbox|maildir|pipe):.+", re.DOTALL)
 
@@ -88,7 +88,10 @@ class Users:
 
 def load_users(path: Path) -> Users:
     """Read a users file. Raises ConfigError that names the user and the key that is wrong."""
-    tables = load_file(path).get("users")
+    try:
+        tables = load_file(path).get("users")
+    except MissingConfig:
+        raise ConfigError(f"there is no users file {path}; `stubmail provision` makes one, with keys") from None
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f'{path} has no users; add a table such as [users.bob] with password = "{{PLAIN}}…"')
     return Users([_parse(name, table, path) for name, table in tables.items()])

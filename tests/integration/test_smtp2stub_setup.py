@@ -93,7 +93,11 @@ def test_the_sample_pasted_back_passes_with_two_names_filled_in() -> None:
 @pytest.mark.parametrize(
     ("lines", "status", "words"),
     [
-        ({"users": "/nonexistent/users.toml"}, os.EX_CONFIG, "there is no configuration file /nonexistent/users.toml"),
+        (
+            {"users": "/nonexistent/users.toml"},
+            os.EX_CONFIG,
+            "there is no users file /nonexistent/users.toml; `stubmail provision`",
+        ),
         ({"listen": "127.0.0.1"}, os.EX_CONFIG, "listen: '127.0.0.1' is not HOST:PORT"),
         ({"listen": "192.0.2.1:587"}, os.EX_UNAVAILABLE, "listen: cannot listen on 192.0.2.1:587"),
         ({"spool": "/proc/nothing"}, os.EX_OSERR, "make it a directory of the user who runs smtp2stub"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stubmail import users as module
 from stubmail.address import Address
 from stubmail.passwords import cost
-from stubmail.settings import ConfigError, MissingConfig
+from stubmail.settings import ConfigError
 from stubmail.users import User, Users, load_users
 
 ARGON = "{ARGON2ID}" + argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("s3cret")
@@ -92,7 +92,7 @@ def test_passwords_stand_in_no_error_and_no_representation(tmp_path: Path) -> No
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(MissingConfig, match="there is no configuration file"):
+    with pytest.raises(ConfigError, match="there is no users file"):
         load_users(tmp_path / "users.toml")
 
 
