@@ -28,7 +28,7 @@ class Authorization:
     a type of channel binding (RFC 5929), nothing for one that it does not have.
     """
 
-    __slots__ = ("_binding", "_fresh", "_mechanism", "_name", "_terms", "encrypted", "timestamp", "utf8")
+    __slots__ = ("_binding", "_fresh", "_mechanism", "_name", "_terms", "encrypted", "timestamp")
 
     def __init__(
         self, terms: Terms, encrypted: bool, fresh: Callable[[], str], binding: Callable[[str], bytes]
@@ -41,7 +41,6 @@ class Authorization:
         self.encrypted = encrypted
         self.timestamp = self._unique() if terms.challenges else ""
         """For the greeting; with it APOP is offered (RFC 1939 §7)."""
-        self.utf8 = False
 
     @property
     def exchanging(self) -> bool:
@@ -64,7 +63,6 @@ class Authorization:
     def tls_started(self) -> None:
         """Go on under TLS, with everything forgotten that the client said before (RFC 2595 §4)."""
         self.encrypted = True
-        self.utf8 = False
         self._name = None
 
     def respond(self, line: bytes) -> Outcome:
@@ -158,7 +156,6 @@ class Authorization:
     def _utf8(self, argument: bytes) -> Outcome:
         """RFC 6856 §2: messages go out octet for octet in both modes, so that the mode changes nothing else."""
         parse_numbers(argument, 0, 0)
-        self.utf8 = True
         return ok("UTF-8 it is")
 
 

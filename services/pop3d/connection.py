@@ -11,6 +11,7 @@ from services.pop3d.channel import Channel
 from services.pop3d.counting import count_end
 from services.pop3d.errands import Errands
 from services.pop3d.host import Host
+from services.pop3d.listening import peer_of
 from services.pop3d.login import Elsewhere, Handed
 from services.pop3d.patience import LINGER, Deadlines
 from services.pop3d.session import Session
@@ -54,7 +55,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._channel = Channel(cast(asyncio.Transport, transport))
-        self.address = self.address or str(transport.get_extra_info("peername")[0])
+        self.address = self.address or peer_of(transport)
         self.network, self.local = network(self.address), is_loopback(self.address)
         self._made = self._loop.time()
         self._deadlines = Deadlines(self._host.patience, self._made)

@@ -1,5 +1,6 @@
-"""Listening sockets, bound before anything else begins, so that a port in use is one sentence and an exit status."""
+"""Listening sockets, bound before anything else begins: a port in use is one sentence and an exit status; and peers."""
 
+import asyncio
 import socket
 
 from stubmail.cli import listening_error
@@ -40,3 +41,9 @@ def name_of(bound: socket.socket) -> str:
     """Return ADDRESS:PORT of a bound socket, with the port that was really taken."""
     host, port = bound.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address of a connection's peer; some text that is none when it has gone already, or has none."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else "local"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from services.pop3d import proxy
+from services.pop3d.listening import peer_of
 from services.pop3d.settings import Network
 from stubmail.limits import within
 from stubmail.log import event
@@ -29,7 +30,7 @@ class Preamble(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = str(transport.get_extra_info("peername")[0])
+        self._peer = peer_of(transport)
         if within(self._peer, self._proxies):
             self._timer = asyncio.get_running_loop().call_later(SECONDS, self._refuse, "no PROXY header in time")
         else:

@@ -1,13 +1,17 @@
 """One connection on a transport in memory: turns, being held back, hanging up; and the server's count of them."""
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.pop3d.connection import MAX_PENDING, TURN, Connection
+from services.pop3d.preamble import Preamble
+from services.pop3d.proxy import to_wire
 from services.pop3d.server import Server
 from services.pop3d.settings import Pop3d
 from services.pop3d.tls import load_certificate
@@ -19,7 +23,8 @@ class Transport(asyncio.Transport):
     """Keeps what is written; ``full`` says whether the client takes any."""
 
     def __init__(self, peer: str) -> None:
-        super().__init__({"peername": (peer, 1)})
+        super().__init__({"peername": (peer, 1) if peer else None})
+        self.protocol: asyncio.BaseProtocol | None = None
         self.written = b""
         self.reading = True
         self.closed = self.half_closed = False
@@ -39,6 +44,9 @@ class Transport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self.reading = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def write_eof(self) -> None:
         self.half_closed = True
@@ -66,6 +74,10 @@ class World:
         connection, transport = Connection(self.server, implicit_tls), Transport(peer)
         connection.connection_made(transport)
         return connection, transport
+
+
+def ip_networks(*texts: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    return [ipaddress.ip_network(text) for text in texts]
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -182,5 +194,41 @@ def test_sessions_of_one_address_are_limited_and_this_machine_is_excepted(tmp_pa
         again = world.connect("2001:db8::9")
         assert again[1].written.startswith(b"+OK")
         end(again[0])
+
+    run(work)
+
+
+def test_a_client_that_is_gone_before_anybody_asked_who_it_was(tmp_path: Path) -> None:
+    """Then the socket does not tell its peer."""
+
+    async def work() -> None:
+        world = World(tmp_path)
+        connection, transport = world.connect("")
+        assert transport.written.startswith(b"+OK")
+        end(connection)
+        preamble = Preamble(ip_networks("127.0.0.1"), partial(Connection, world.server, False))
+        transport = Transport("")
+        preamble.connection_made(transport)
+        assert isinstance(transport.protocol, Connection)
+        end(transport.protocol)
+        assert world.server.sessions == 0
+
+    run(work)
+
+
+def test_a_proxys_connection_becomes_its_clients(tmp_path: Path) -> None:
+    async def work() -> None:
+        world = World(tmp_path)
+        preamble = Preamble(ip_networks("127.0.0.1"), partial(Connection, world.server, False))
+        transport = Transport("127.0.0.1")
+        preamble.connection_made(transport)
+        for octet in to_wire("192.0.2.7", 1, "127.0.0.1", 2) + b"CAPA\r\n":
+            protocol = transport.protocol or preamble
+            assert isinstance(protocol, asyncio.Protocol)
+            protocol.data_received(bytes((octet,)))
+        assert isinstance(transport.protocol, Connection)
+        assert (transport.protocol.address, transport.protocol.local) == ("192.0.2.7", False)
+        assert transport.written.endswith(b".\r\n")
+        end(transport.protocol)
 
     run(work)
