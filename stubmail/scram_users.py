@@ -12,6 +12,7 @@ from stubmail.users import User, Users
 
 MACHINE_ID = Path("/etc/machine-id")  # machine-id(5): the same after a restart, and not to be told as it is
 
+_OF_THIS_PROCESS = secrets.token_bytes(32)
 _ID = re.compile(r"[0-9a-f]{32}\n?")
 
 
@@ -51,12 +52,12 @@ class ScramUsers:
 def machine_secret() -> bytes:
     """Return octets that no stranger can guess and that are the same after a restart, where the machine has an id.
 
-    A name that nobody has must keep its salt, as accounts do that keep theirs in the users file. Elsewhere it loses it
-    when the service is started again.
+    A name that nobody has must keep its salt, as accounts do that keep theirs in the users file. Elsewhere it gets
+    another one when the service is started again.
     """
     try:
         identity = MACHINE_ID.read_text()
     except (OSError, UnicodeDecodeError):
         identity = ""
-    key = identity.encode() if _ID.fullmatch(identity) else secrets.token_bytes(32)
+    key = identity.encode() if _ID.fullmatch(identity) else _OF_THIS_PROCESS
     return hashlib.blake2b(b"stubmail: salts for SCRAM", key=key).digest()
