@@ -6,6 +6,7 @@ import os
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from stubmail.queue import Item, Queue
 
 MAX_TOGETHER = 64  # messages in one file; a file is removed only when all its messages have left
 SMALL = 256 * 1024  # octets; a larger message gets a file of its own, and a thread, so that nobody waits for it
+LOOK_SECONDS = 0.1  # between looks at how much of the disk is free
 
 _log = logging.getLogger("smtp2stub.receiver")
 
@@ -36,6 +38,7 @@ class Intake:
         """``reserve``: octets of the disk that are left free, so that the courier can file what cannot leave now."""
         self._spool = spool
         self._reserve = reserve
+        self._free, self._look_again = 0, 0.0  # octets of the disk, and until when that is believed
         self._counters = Counters() if counters is None else counters
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="intake", daemon=True)
@@ -43,11 +46,14 @@ class Intake:
 
     def check_room(self, octets: int = 0) -> None:
         """Raise TemporaryError 4.3.1 when the disk has no room for so many more octets."""
+        if time.monotonic() < self._look_again and self._free - octets >= self._reserve:
+            return
         try:
-            free = shutil.disk_usage(self._spool.incoming).free
+            self._free = shutil.disk_usage(self._spool.incoming).free
         except OSError as error:
             raise TemporaryError("4.3.1", "the spool cannot be used now") from error
-        if free - octets < self._reserve:
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        if self._free - octets < self._reserve:
             raise TemporaryError("4.3.1", "there is no room for mail now")  # RFC 5321 §4.2.4: 452
 
     async def add(self, item: Item, pieces: Iterable[bytes]) -> None:
@@ -56,7 +62,12 @@ class Intake:
         Raises TemporaryError 4.3.1 when the disk does not take it.
         """
         self.check_room(item.size)
-        await self._add(item, pieces)
+        self._free -= item.size
+        try:
+            await self._add(item, pieces)
+        except TemporaryError:
+            self._look_again = 0.0
+            raise
         self._counters.add("messages accepted")
         self._counters.add("octets accepted", item.size)
 
