@@ -1,6 +1,8 @@
 """A store that lies over real HTTP: nothing of it is delivered, nothing breaks, and other domains' mail comes."""
 
 import asyncio
+import contextlib
+import gzip
 import json
 import random
 import re
@@ -40,6 +42,9 @@ MESSAGE = b"From: %s\r\n\r\nhonest\r\n"
 IDS = [bytes([number] * 16) for number in (1, 2, 3)]
 SIZE = 1000
 
+GZIP = b"\x1f\x8b"
+BOMB = gzip.compress(b"[" * 50_000_000)
+
 Answer = tuple[int, str, bytes]
 Script = Callable[[dict[str, Any]], Answer]
 
@@ -73,6 +78,7 @@ class LyingStore(ThreadingHTTPServer):
         self.bob = bob
         self.scripts: dict[str, Script] = {}
         self.asked: list[str] = []
+        self.endless: type[bytes] | None = None
 
     def answer(self, request: dict[str, Any]) -> Answer:
         self.asked.append(request["op"])
@@ -105,11 +111,20 @@ class _Handler(BaseHTTPRequestHandler):
         status, media_type, content = self.server.answer(json.loads(found[1]))
         self.send_response(status)
         self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(content)))
+        if content.startswith(GZIP):
+            self.send_header("Content-Encoding", "gzip")
+        endless = self.server.endless and isinstance(content, self.server.endless)
+        if endless:
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(content)))
         if status == 302:
             self.send_header("Location", f"http://{LOOPBACK}:{self.server.server_port}/elsewhere")
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(content)
+            while endless:
+                self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -215,6 +230,9 @@ HTML = 200, "text/html", b"<html>Welcome to our hotel. Please log in.</html>"
         (200, "application/octet-stream", b"\x00" * 5000),
         (200, MEDIA_TYPE, b"\x00" * 5000),
         (200, MEDIA_TYPE, b""),
+        (200, "application/json", BOMB),
+        (200, "application/octet-stream", BOMB),
+        (200, MEDIA_TYPE, BOMB),
     ],
 )
 def test_what_is_not_the_protocol_is_no_mail(
@@ -335,3 +353,70 @@ def test_a_post_of_one_id_with_anothers_content_is_held(rig: Rig, store: LyingSt
     held = rig.account.state.held("alpha.example")
     assert [post.reason for post in held.values()] == ["recipient"]
     assert sorted(rig.delivered_from()) == ["MAILER-DAEMON", str(DAVE)]
+
+
+def serve(store: LyingStore, people: People, content: bytes, *, size: int | None = None) -> None:
+    """Have one post listed, of this or another size, and its content fetched."""
+    store.scripts["list"] = lambda _: as_json(page(people, IDS[0], size=len(content) if size is None else size))
+    frame = Frame(IDS[0], CONTENT, 0, len(content))
+    store.scripts["fetch"] = lambda _: (200, MEDIA_TYPE, frame.to_wire() + content + END.to_wire())
+
+
+def held_reasons(rig: Rig) -> list[str]:
+    return [post.reason for post in rig.account.state.held("alpha.example").values()]
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.6, 0.99])
+def test_content_that_was_altered_on_its_way_is_held(rig: Rig, store: LyingStore, people: People, where: float) -> None:
+    content = bytearray(people.seal(ALICE, people.alice, IDS[0]))
+    content[int(where * len(content))] ^= 4
+    serve(store, people, bytes(content))
+    rig.round()
+    assert len(held_reasons(rig)) == 1
+    assert sorted(rig.delivered_from()) == ["MAILER-DAEMON", str(DAVE)]
+    assert "ack" not in store.asked
+
+
+def test_a_message_in_a_message_is_not_opened_twice(rig: Rig, store: LyingStore, people: People) -> None:
+    inner = people.seal(ALICE, people.alice, IDS[0])
+    serve(store, people, people.alice.seal(inner, [people.bob.certificate]))
+    rig.round()
+    assert held_reasons(rig) == ["envelope"]
+    assert "ack" not in store.asked
+
+
+def test_two_hundred_megabytes_are_not_even_asked_for(rig: Rig, store: LyingStore, people: People) -> None:
+    serve(store, people, b"", size=200 * 2**20)
+    rig.round()
+    assert held_reasons(rig) == ["too-large"]
+    assert "fetch" not in store.asked
+
+
+def test_a_store_that_lists_less_than_it_sends_gets_no_further(rig: Rig, store: LyingStore, people: People) -> None:
+    serve(store, people, b"x" * 5_000_000, size=100)
+    assert rig.round().failed == {"alpha.example"}
+    assert "ack" not in store.asked
+
+
+def test_a_post_that_comes_again_under_its_id_is_acknowledged_and_not_delivered_again(
+    rig: Rig, store: LyingStore, people: People
+) -> None:
+    serve(store, people, people.seal(ALICE, people.alice, IDS[0]))
+    assert rig.round().delivered == 2
+    assert rig.round().delivered == 0
+    assert store.asked.count("fetch") == 1 and store.asked.count("ack") == 2
+
+
+def test_an_answer_without_an_end_is_cut_off(rig: Rig, store: LyingStore, people: People) -> None:
+    """The store's other threads go on, and so does the honest domain."""
+
+    class Endless(bytes):
+        """What the handler writes piece by piece, for as long as anybody reads."""
+
+    def endless(_: dict[str, Any]) -> Answer:
+        return 200, "application/json", Endless(b'{"posts": [' + b" " * 60_000)
+
+    store.scripts["list"] = endless
+    store.endless = Endless
+    assert rig.round().failed == {"alpha.example"}
+    assert rig.delivered_from() == [str(DAVE)]

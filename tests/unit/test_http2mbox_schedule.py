@@ -75,3 +75,12 @@ def test_rounds_and_full_checks_are_spread() -> None:
     assert len({next_round(1.0, rng) for _ in range(10)}) == 10
     assert all(0.9 <= next_round(1.0, rng) <= 1.1 for _ in range(100))
     assert all(100 + 3240 <= next_full_check(100.0, 3600.0, rng) <= 100 + 3960 for _ in range(100))
+
+
+def test_a_store_that_fails_for_six_hours_is_asked_a_few_dozen_times() -> None:
+    backoff, tries = Backoff(random.Random(1)), 0
+    for now in range(6 * 3600):
+        if backoff.ready(float(now)):
+            backoff.failed(float(now))
+            tries += 1
+    assert 20 < tries < 50
