@@ -6,6 +6,7 @@ The users are real ones that the test makes; their mailboxes are in /var/mail, w
 import os
 import poplib
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -127,6 +128,30 @@ def test_stls_then_large_mail_both_ways(tmp_path: Path, unix: Machine) -> None:
         for _ in range(3):
             assert b"\n".join(client.retr(1)[1]) + b"\n" == large
         client.quit()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_client_that_says_no_more_still_gets_its_answers(tmp_path: Path, unix: Machine, tls: bool) -> None:
+    deliver(unix.one, ONE)
+    with serving(tmp_path, unix) as server, Client(server.tls_port if tls else server.port, tls=tls) as client:
+        assert log_in(client, unix.one).startswith(b"+OK")
+        client.send(b"STAT\r\nNOOP\r\n")
+        socket.socket.shutdown(client.socket, socket.SHUT_WR)  # SSLSocket would end TLS both ways
+        assert client.rest() == b"+OK 1 22\r\n+OK\r\n"
+        server.logged(" ended ", f"user={unix.one.name}")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, unix: Machine, tls: bool) -> None:
+    deliver(unix.one, b"Subject: large\n\n" + (b"x" * 77 + b"\n") * 200_000)
+    settings = "write_seconds = 1.0"
+    with serving(tmp_path, unix, settings) as server:
+        with Client(server.tls_port if tls else server.port, tls=tls, receive_buffer=4096) as client:
+            assert log_in(client, unix.one).startswith(b"+OK")
+            client.send(b"RETR 1\r\n")
+            server.logged(" ended ", f"user={unix.one.name}", 'reason="takes nothing"')
+        with Client(server.port) as client:
+            assert log_in(client, unix.one).startswith(b"+OK"), "the maildrop is free again"
 
 
 def unverified() -> ssl.SSLContext:

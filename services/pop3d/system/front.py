@@ -18,12 +18,14 @@ from services.pop3d.maildrop import Maildrop
 from services.pop3d.server import Bound, Server
 from services.pop3d.settings import Pop3d
 from services.pop3d.system.calls import MAX_CALL, MAX_OCTETS, Answer, CallError, Done, HandOver, Login
+from services.pop3d.system.refusals import EqualTimes
 from services.pop3d.system.relay import Relay
 from services.pop3d.tls import ServerContext, load_certificate
 from stubmail.counters import Counters
 from stubmail.log import event
 from stubmail.users import Users
 
+MAX_UNDECIDED = 256  # each has a process of its own
 _OUT_OF_ORDER = "Logins are out of order, try again later"
 
 logger = logging.getLogger("pop3d")
@@ -77,11 +79,13 @@ class SystemDoor(Door):
         super().__init__(Users([]), rules, passwords, mail, _no_maildrop, alarm=alarm)
         self._keeper = keeper
         self._sessions = sessions
+        self._times = EqualTimes()
+        self._undecided = 0  # logins that wait for PAM
 
     async def login(self, attempt: Attempt, credentials: Credentials) -> Elsewhere:
         """Return the process that has the maildrop open. Raises Refused."""
         async with self._turn(attempt):
-            session = await self._ask(attempt, credentials) if isinstance(credentials, Password) else None
+            session = await self._check(attempt, credentials) if isinstance(credentials, Password) else None
             if session is None:
                 await self._sleep(self._failed(attempt, credentials))
                 raise Refused("AUTH", "Authentication failed")
@@ -91,6 +95,22 @@ class SystemDoor(Door):
             session.close()
             raise
         self._logged_in(session.user)
+        return session
+
+    async def _check(self, attempt: Attempt, password: Password) -> "MailSession | None":
+        """As _ask, with refusals that all take the same time."""
+        if self._undecided >= MAX_UNDECIDED:
+            event(logger, "refused", attempt.session, address=attempt.address, reason="too many logins at a time")
+            raise Refused("SYS/TEMP", "Too many logins at a time")
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._undecided += 1
+        try:
+            session = await self._ask(attempt, password)
+        finally:
+            self._undecided -= 1
+        if session is None:
+            await self._sleep(self._times.wait(loop.time() - begun))
         return session
 
     async def _ask(self, attempt: Attempt, password: Password) -> "MailSession | None":

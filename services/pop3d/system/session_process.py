@@ -5,12 +5,14 @@ import logging
 import math
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 
 from services.pop3d.locations import parse_location
 from services.pop3d.login import IN_USE_PAUSE, IN_USE_TRIES
 from services.pop3d.maildrop import InUse, Maildrop
+from services.pop3d.running import SWITCH_SECONDS
 from services.pop3d.settings import Pop3d
 from services.pop3d.system import people
 from services.pop3d.system.calls import MAX_CALL, Answer, CallError, Done, HandOver, Login
@@ -59,6 +61,7 @@ def run(settings: Pop3d, pam: Pam, mail_group: int, request: bytes, call: socket
         maildrop.close()
         return 0
     handed, client = taken
+    sys.setswitchinterval(SWITCH_SECONDS)
     with client:
         asyncio.run(_go_on(settings, Opened(person.name, maildrop, login, handed), client, call))
     return 0
