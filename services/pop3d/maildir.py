@@ -1,4 +1,4 @@
-"""Maildrops in the Maildir format: one file a message, its name the unique-id (cr.yp.to/proto/maildir.html)."""
+"""Maildrops in the Maildir format: one file a message, whose name is its unique-id (cr.yp.to/proto/maildir.html)."""
 
 import hashlib
 import os
@@ -81,7 +81,7 @@ class Maildir:
         sizes.save(path)
         self.octets: Sequence[int] = [state.octets for state in self._states]
         self.total = sum(self.octets)
-        self._uids = _unique_ids(self._files)
+        self._uids = _unique_ids(self._files, [state.uidl for state in self._states])
 
     def uid(self, index: int) -> str:
         return self._uids[index]
@@ -159,14 +159,16 @@ def _move(source: Path, target: Path) -> None:
     source.rename(target)
 
 
-def _unique_ids(names: Sequence[str]) -> list[str]:
-    """Return an id for each name: the name without its flags where that may be one, else a hash of it."""
+def _unique_ids(names: Sequence[str], imported: Sequence[str]) -> list[str]:
+    """Return an id for each name: the imported one, or the name without its flags where that may be one, or a hash."""
     uids: list[str] = []
-    seen: set[str] = set()
-    for name in names:
-        uid = _base(name)
-        if not _UID.fullmatch(uid) or uid in seen:
-            uid = "~" + hashlib.blake2b(os.fsencode(name if uid in seen else uid), digest_size=16).hexdigest()
-        seen.add(uid)
+    seen = {_base(name) for name, uid in zip(names, imported, strict=True) if not uid}
+    bases: set[str] = set()
+    for name, uid in zip(names, imported, strict=True):
+        if not uid or uid in seen:
+            uid = _base(name)
+            if not _UID.fullmatch(uid) or uid in bases:
+                uid = "~" + hashlib.blake2b(os.fsencode(name if uid in bases else uid), digest_size=16).hexdigest()
+            bases.add(uid)
         uids.append(uid)
     return uids

@@ -17,7 +17,7 @@ DIGEST_SIZE = 32
 
 _FROM = re.compile(rb"\nFrom ")
 _EMPTY_LINES = re.compile(rb"(?:\r?\n){1,1000}")  # no more at once: each costs memory while it may be given back
-_HEAD = 8192  # octets of a message in which an X-UIDL field is looked for
+HEAD = 8192  # octets of a message in which an X-UIDL field is looked for
 _UIDL = re.compile(rb"(?<=\nX-UIDL:)[ \t]*([\x21-\x7e]{1,70})[ \t]*\r?\n")
 _EMPTY = re.compile(rb"^\r?\n", re.MULTILINE)
 _HOLD = 7  # of "\n\r\nFrom " so many octets may have come and nothing be certain
@@ -75,15 +75,18 @@ def content_hash(content: bytes) -> bytes:
     return whole.digest()
 
 
-def _find_uidl(content: bytes) -> str:
-    """Return what an X-UIDL field says in a message that begins so; an empty text when there is none."""
-    if content.find(b"X-UIDL:", 0, _HEAD) < 0:
+def find_uidl(content: bytes) -> str:
+    """Return what an X-UIDL field says in a message that begins so; an empty text when there is none.
+
+    HEAD octets of the message are enough.
+    """
+    if content.find(b"X-UIDL:", 0, HEAD) < 0:
         return ""
-    head = content[:_HEAD]
+    head = content[:HEAD]
     at = 0 if head.startswith(b"X-UIDL:") else head.find(b"\nX-UIDL:") + 1
     if head[at : at + 7] != b"X-UIDL:":
         return ""
-    if len(head) < _HEAD:  # a later delivery completes the last line
+    if len(head) < HEAD:  # a later delivery completes the last line
         head += b"\n"
     match = _UIDL.match(b"\n" + head, at + 8)
     if match is None or _EMPTY.search(head, 0, at):  # in the body it is anybody's text
@@ -198,8 +201,8 @@ class Scanner:
     def _take(self, content: bytes) -> None:
         if self._index.bodies[-1] == self._offset + self._at:
             self._length, self._hash, self._head = WireLength(), ContentHash(), b""
-        if len(self._head) < _HEAD:
-            self._head += content[: _HEAD - len(self._head)]
+        if len(self._head) < HEAD:
+            self._head += content[: HEAD - len(self._head)]
         self._length.feed(content)
         self._hash.feed(content)
 
@@ -214,7 +217,7 @@ class Scanner:
             self._index.octets.append(self._length.finish())
             self._index.digests += self._hash.finish()
             content = self._head
-        if uidl := _find_uidl(content):
+        if uidl := find_uidl(content):
             self._index.uidls[len(self._index) - 1] = uidl
 
 

@@ -196,3 +196,41 @@ def test_messages_are_as_old_as_their_names_say(path: Path) -> None:
     assert [maildrop.uid(number - 1) for number in maildrop.older(150)] == ["100.a.host"]
     assert len(maildrop.older(201)) == 2
     maildrop.close()
+
+
+def imported(uidl: str, text: str = "text") -> bytes:
+    return f"Subject: x\nX-UIDL: {uidl}\n\n{text}\n".encode()
+
+
+def uids(path: Path) -> list[str]:
+    return [uid for uid, _ in look(path)]
+
+
+def test_ids_of_another_server_are_kept(path: Path) -> None:
+    put(path, "cur", "1.a.host:2,S", imported("0123456789.1"))
+    put(path, "cur", "2.b.host:2,", imported("~x").replace(b"\n", b"\r\n"))
+    put(path, "new", "3.c.host", b"Subject: x\n\nX-UIDL: body\n")
+    expected = ["0123456789.1", "~x", "3.c.host"]
+    assert uids(path) == expected
+    assert uids(path) == expected
+    (path / NAME).unlink()
+    assert uids(path) == expected
+
+
+@pytest.mark.parametrize("uidl", ["a b", "x" * 71, "-", "~" + "0" * 32, ""])
+def test_what_cannot_be_an_id_is_not_kept(path: Path, uidl: str) -> None:
+    put(path, "cur", "1.a.host:2,", imported(uidl))
+    assert uids(path) == uids(path) == ["1.a.host"]
+
+
+def test_nobody_can_send_a_message_with_the_id_of_another(path: Path) -> None:
+    put(path, "cur", "1.a.host:2,", imported("theirs"))
+    put(path, "cur", "2.b.host:2,", b"Subject: x\n\n")
+    assert uids(path) == ["theirs", "2.b.host"]
+    put(path, "new", "0.forged.host", imported("theirs"))
+    put(path, "new", "3.forged.host", imported("2.b.host"))
+    assert uids(path) == ["0.forged.host", "theirs", "2.b.host", "3.forged.host"]
+    (path / "cur" / "1.a.host:2,").unlink()
+    assert uids(path) == ["0.forged.host", "2.b.host", "3.forged.host"], "it does not move"
+    put(path, "new", "4.again.host", imported("theirs"))
+    assert uids(path)[-1] == "4.again.host", "and no id comes back"
