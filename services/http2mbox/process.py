@@ -68,6 +68,7 @@ class Process:
         self._rng = random.SystemRandom()
         self._checks = Checks()
         self._workers = Workers(options.workers)
+        self._lookups = Workers(options.workers)
         self._woken = asyncio.Event()
         self._stopped = False
         self._reload = False
@@ -82,7 +83,9 @@ class Process:
             rng=self._rng,
         )
         outboxes = self._outboxes(options, resolver, http, limits)
-        self.puller = Puller(visits, limits, self._workers, counters, rng=self._rng, outbox=outboxes)
+        self.puller = Puller(
+            visits, limits, self._workers, counters, rng=self._rng, lookups=self._lookups, outbox=outboxes
+        )
 
     def _outboxes(
         self, options: Http2mbox, resolver: Resolver, http: HttpClient, limits: Limits
@@ -199,5 +202,6 @@ class Process:
         await asyncio.wait((finished,), timeout=DRAIN_SECONDS)
         self.abandoned = not finished.done()
         finished.cancel()
-        self._workers.shutdown(wait=not self.abandoned)
+        for workers in (self._workers, self._lookups):
+            workers.shutdown(wait=not self.abandoned)
         self._checks.close()

@@ -26,6 +26,7 @@ from stubmail.store_answers import Listed, Listing, Other
 MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would not fit into a request (§9)
 PAGE = 1_000  # posts
 MAX_PAGES = 1_000  # in one round; the rest comes in the next
+MAX_OTHERS = 1_000  # others with mail waiting that are noted of one store
 MAX_GONE = 1_000  # posts listed but not there
 BATCH_POSTS = 100
 BATCH_OCTETS = 16 * 2**20
@@ -125,7 +126,8 @@ class Pull:
                 pages += 1
                 if pages == 1:
                     self.tally.serial = page.serial
-                others.update(((other.sender, other.address.key), other) for other in page.others)
+                if len(others) < MAX_OTHERS:
+                    others.update(((other.sender, other.address.key), other) for other in page.others)
                 self._deal_with(page.posts)
                 more = page.more
                 after = page.posts[-1].serial if more else 0

@@ -35,7 +35,9 @@ _log = logging.getLogger("http2mbox")
 class Puller:
     """Visits every peer that is due, each on its own; ``report`` counts what came of it.
 
-    ``outbox`` makes what watches an account's own posts; it does not block. All methods belong to the event loop.
+    ``workers`` talk to stores; ``lookups`` ask DNS and keyrings, so that stores which take their time keep no idle
+    domain from being checked. ``outbox`` makes what watches an account's own posts; it does not block. All methods
+    belong to the event loop.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Puller:
         counters: Counters,
         *,
         rng: random.Random,
+        lookups: Workers | None = None,
         outbox: Callable[[Account], OwnOutbox] | None = None,
     ) -> None:
         self.report = Report()
         self._visits = visits
         self._limits = limits
         self._workers = workers
+        self._lookups = lookups or workers
         self._counters = counters
         self._rng = rng
         self._make_outbox = outbox
@@ -110,7 +114,7 @@ class Puller:
 
     async def _round_of(self, account: Account, full: bool) -> None:
         try:
-            contacts, decided = await self._blocking(self._prepare, account)
+            contacts, decided = await self._blocking(self._lookups, self._prepare, account)
         except (StubmailError, OSError) as error:
             self._failed("account", str(account.address), self._accounts.get(account), error)
             return
@@ -143,13 +147,13 @@ class Puller:
 
     async def _visit(self, peer: Peer, contacts: Contacts, full: bool) -> None:
         try:
-            offer = await self._blocking(self._visits.discover, peer.domain)
+            offer = await self._blocking(self._lookups, self._visits.discover, peer.domain)
             if offer is None:
                 peer.rests_until = time.monotonic() + ABSENT_SECONDS
                 return
             self.report.domains.add(peer.domain)
             if full or await self._visits.has_news(peer, offer, contacts):
-                tally, error = await self._blocking(self._visits.pull, peer, contacts, offer.stores)
+                tally, error = await self._blocking(self._workers, self._visits.pull, peer, contacts, offer.stores)
                 self.report.add(tally)
                 if error is not None:
                     raise error
@@ -171,7 +175,9 @@ class Puller:
     async def _look_into(self, outbox: OwnOutbox, full: bool) -> None:
         account, told = outbox.account, Told()
         try:
-            await self._blocking(lambda: outbox.look(told, full=full, stopping=lambda: self._visits.stopping))
+            await self._blocking(
+                self._workers, lambda: outbox.look(told, full=full, stopping=lambda: self._visits.stopping)
+            )
             outbox.backoff.succeeded()
         except Stopped:
             return
@@ -186,6 +192,9 @@ class Puller:
             outbox.busy = False
             self.report.add_notices(told)
             self._counters.add("notices own", told.delivered)
+
+    def _is_stopping(self) -> bool:
+        return self._visits.stopping
 
     def _failed(self, side: str, name: str, backoff: Backoff | None, error: StubmailError | OSError) -> None:
         delay = backoff.failed(time.monotonic()) if backoff else 0.0
@@ -205,5 +214,5 @@ class Puller:
             self.report.failed.add(task.get_name())
             _log.error("%s failed", task.get_name(), exc_info=error)
 
-    async def _blocking(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
+    async def _blocking(self, workers: Workers, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(workers, function, *args)

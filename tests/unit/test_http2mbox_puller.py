@@ -27,6 +27,7 @@ from stubmail.discovery import Store, StubDomain, Target
 from stubmail.errors import TemporaryError
 from stubmail.openpgp import Certificate
 from stubmail.pull_state import RELEASE
+from stubmail.store_answers import Listing
 from tests.support.fake_store import (
     ALICE,
     ALICE_KEY,
@@ -101,7 +102,7 @@ class Rig:
         self.store = self.world.add("alpha.example")
         self.maildrop = ListMaildrop()
         self.account = make_account(directory, self.maildrop, *certificates)
-        self.workers = Workers(4)
+        self.workers, self.lookups = Workers(4), Workers(4)
         self.limits = limits or Limits(100_000)
         self.puller = self.make()
 
@@ -110,7 +111,7 @@ class Rig:
         self.counters = Counters()
         world = self.world
         visits = Visits(world, world, world.connect, self.limits, self.counters, rng=rng, clock=clock)
-        puller = Puller(visits, self.limits, self.workers, self.counters, rng=rng)
+        puller = Puller(visits, self.limits, self.workers, self.counters, rng=rng, lookups=self.lookups)
         puller.set_accounts([self.account])
         return puller
 
@@ -132,6 +133,7 @@ class Rig:
     def close(self) -> None:
         self.account.close()
         self.workers.shutdown()
+        self.lookups.shutdown()
 
 
 @pytest.fixture
@@ -398,6 +400,39 @@ def test_a_store_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
                 rig.puller.start_round(full=True)
                 await asyncio.sleep(0.001)
         assert rig.world.opened.count("post.d0.example") == 1
+        released.set()
+        await rig.puller.finish()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    rig.close()
+
+
+def test_stores_that_hang_keep_no_idle_domain_from_being_checked(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(8)])
+    released = threading.Event()
+
+    class Hanging(FakeStore):
+        def list(self, senders: Iterable[str], after: int = 0, limit: int = 1000) -> Listing:
+            assert released.wait(20)
+            return super().list(senders, after, limit)
+
+    for at in range(8):
+        rig.world.domains[f"d{at}.example"] = None
+    rig.round()
+    rig.world.answers[ALPHA.host] = Waiting(0, 0)
+    for at in range(8):  # more than there are workers
+        rig.world.add(f"d{at}.example")
+        rig.world.stores[f"post.d{at}.example"] = Hanging()
+
+    async def run() -> None:
+        rig.puller.forgive()
+        rig.puller.start_round()
+        while len(rig.world.opened) < 1 + 4:
+            await asyncio.sleep(0.001)
+        checks = len(rig.world.asked)
+        while len(rig.world.asked) < checks + 3:
+            rig.puller.start_round()
+            await asyncio.sleep(0.001)
         released.set()
         await rig.puller.finish()
 
