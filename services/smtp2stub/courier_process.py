@@ -18,7 +18,7 @@ from services.smtp2stub.connections import IDLE_SECONDS, Connections
 from services.smtp2stub.counters import Counters
 from services.smtp2stub.courier import Courier
 from services.smtp2stub.destinations import Destinations
-from services.smtp2stub.dispatch import Dispatch, Relay
+from services.smtp2stub.dispatch import RELAYS, Dispatch, Relay
 from services.smtp2stub.notices import Notices
 from services.smtp2stub.posting import Posting
 from services.smtp2stub.relay import Smarthost, relay
@@ -41,7 +41,6 @@ from stubmail.users import load_users
 
 LOOKUP_THREADS = 32
 POST_THREADS = 4
-RELAY_THREADS = 4  # each holds a message
 DISK_THREADS = 4
 DAY = 86_400.0
 HOUR = 3600.0
@@ -114,7 +113,7 @@ class _Process:
             for size, name in (
                 (LOOKUP_THREADS, "lookup"),
                 (POST_THREADS, "post"),
-                (RELAY_THREADS, "relay"),
+                (RELAYS, "relay"),
                 (DISK_THREADS, "disk"),
                 (1, "notices"),
             )

@@ -14,6 +14,10 @@ from stubmail.address import Address
 from stubmail.errors import Exit, StubmailError, TemporaryError
 from stubmail.queue import Item, ItemError, Outcome, Stored
 
+RELAYS = (
+    4  # messages at once; so many a crash may send again, until it is on disk that the smarthost has them (RFC 1047)
+)
+
 Relay = Callable[[Item, Sequence[Address], bytes], list[Outcome]]
 
 
@@ -37,6 +41,7 @@ class Dispatch:
         self._posting = posting
         self._relay = relay
         self._relay_threads = relay_threads
+        self._relays = asyncio.Semaphore(RELAYS)
 
     def retry(self) -> None:
         """Whoever wants another try now does not want to hear of earlier failures."""
@@ -82,8 +87,9 @@ class Dispatch:
         await job.file()
         recipients = [job.stored.item.recipients[index].address for index in indices]
         loop = asyncio.get_running_loop()
-        outcomes = await loop.run_in_executor(self._relay_threads, _relay, self._relay, job.stored, recipients)
-        await job.record(dict(zip(indices, outcomes, strict=True)))
+        async with self._relays:
+            outcomes = await loop.run_in_executor(self._relay_threads, _relay, self._relay, job.stored, recipients)
+            await job.record(dict(zip(indices, outcomes, strict=True)))
 
 
 def _relay(relay: Relay, stored: Stored, recipients: Sequence[Address]) -> list[Outcome]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.smtp2stub.courier_process import RELAY_THREADS
+from services.smtp2stub.dispatch import RELAYS
 from stubmail.address import Address
 from stubmail.mbox import Mbox
 from stubmail.queue import State
@@ -122,5 +122,5 @@ def test_kill_9_of_the_courier_repeats_at_most_what_was_on_its_way(gateway: Gate
         wait_until(lambda: not gateway.spool.messages(), 60)
     numbers = Counter(int(text.splitlines()[-1]) for text in smarthost.messages)
     assert set(numbers) == set(range(messages))
-    assert len(smarthost.messages) <= messages + kills * RELAY_THREADS
+    assert len(smarthost.messages) <= messages + kills * RELAYS
     assert gateway.spool.filed() == [] == gateway.spool.arrivals()
