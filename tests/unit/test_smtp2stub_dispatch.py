@@ -12,7 +12,7 @@ import pytest
 from services.smtp2stub import destinations as destinations_module
 from services.smtp2stub.account import Account
 from services.smtp2stub.destinations import PER_DOMAIN, Destinations
-from services.smtp2stub.dispatch import Dispatch
+from services.smtp2stub.dispatch import RELAYS, Dispatch
 from services.smtp2stub.job import Job
 from services.smtp2stub.posting import Posting
 from stubmail.address import Address
@@ -416,3 +416,25 @@ def test_a_thousand_recipients_are_found_in_one_go(make: Make, tmp_path: Path) -
     run(story)
     assert world.resolver.asked == ["legacy.example"]
     assert isinstance(world.queue, Queue)
+
+
+def test_few_messages_are_passed_on_before_the_disk_knows_of_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make()
+
+    async def story() -> None:
+        disk = asyncio.Event()
+
+        async def save(job: Job) -> None:
+            await disk.wait()
+
+        monkeypatch.setattr(world, "save", save)
+        attempts = [asyncio.create_task(world.attempt(number, CAROL)) for number in range(1, 21)]
+        await eventually(lambda: len(world.filed) == 20 and len(world.relayed) == RELAYS)
+        for _ in range(10):  # turns of the loop, in which nobody else gets in
+            await asyncio.sleep(0)
+        assert len(world.relayed) == RELAYS
+        disk.set()
+        assert await asyncio.gather(*attempts) == [[DONE]] * 20
+
+    run(story)
+    assert len(world.relayed) == 20
