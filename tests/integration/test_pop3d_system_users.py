@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,11 @@ class SystemPop3d(Pop3d):
 
     def children(self) -> dict[int, int]:
         """Return the uid of each process that the keeper started, by pid."""
-        return {pid: uid_of(pid) for pid in self._pids()}
+        found = {}
+        for pid in self._pids():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                found[pid] = uid_of(pid)
+        return found
 
     def _pids(self) -> list[int]:
         pid = self.process.pid
@@ -399,6 +403,16 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path, unix: Machine, settings: 
     assert result.returncode == status, result.stderr
     assert part in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_check_says_what_is_there_and_what_is_not(tmp_path: Path, unix: Machine) -> None:
+    command = [sys.executable, "-m", "services.pop3d", "--check"]
+    result = start(tmp_path, unix, "", command=command)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"PAM service {unix.service}: there; mail at mbox:/var/mail/%u" in result.stdout
+    result = start(tmp_path, Machine(unix.one, unix.two, "no-such-service"), "", command=command)
+    assert result.returncode == os.EX_CONFIG
+    assert "there is no /etc/pam.d/no-such-service" in result.stderr
 
 
 def test_a_certificate_that_is_none_ends_it(tmp_path: Path, unix: Machine) -> None:

@@ -196,6 +196,7 @@ class Keeper:
             for number in HANDLED:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _leave_terminal()
             if kept:
                 close_all_but(kept)
             status = body()
@@ -230,3 +231,11 @@ class Keeper:
             raise Exit(os.EX_CONFIG, f"not reloaded: {cert} and {key} are too large")
         self._control.send(pems)
         return 0
+
+
+def _leave_terminal() -> None:
+    """Let go of the terminal that root may have started this on: a user's process could type into it."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
