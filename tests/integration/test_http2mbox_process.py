@@ -26,6 +26,7 @@ from tests.support.alpha import ALICE, BOB, ZONE, Alpha, alpha
 from tests.support.gpg import GpgHome, gpg_home, need
 from tests.support.http_server import ScriptedServer
 from tests.support.ports import LOOPBACK, free_port
+from tests.support.small_disk import unshare
 from tests.support.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "services.http2mbox"]
@@ -347,6 +348,31 @@ def test_mail_goes_into_a_maildir_or_to_a_program_when_the_users_file_says_so(pu
     done = puller.run("--once")
     assert (done.returncode, "status 75 (EX_TEMPFAIL)" in done.stderr) == (75, True)
     assert puller.world.states()[ids[0]] == "waiting"
+
+
+@pytest.mark.parametrize("kind", ["mbox", "maildir"])
+def test_a_full_disk_keeps_the_mail_at_the_store_until_there_is_room(puller: Puller, kind: str) -> None:
+    disk = puller.root / "disk"
+    disk.mkdir()
+    puller.users.write_text(puller.users.read_text().replace(f"mbox:{puller.mbox}", f"{kind}:{disk / 'bob'}"))
+    ids = puller.world.send(*(MESSAGE % number + (b"x" * 70 + b"\r\n") * 500 for number in range(3)))
+    script = """
+        mount -t tmpfs -o size=512k,mode=700 tmpfs "$0" || exit 9
+        dd if=/dev/zero of="$0/fill" bs=1k count=480 2>/dev/null
+        "$@"; echo "first $?"
+        rm "$0/fill"
+        "$@"; echo "second $?"
+        cp -r "$0/." "$0.copy"
+    """
+    pull = [*PROGRAM, "--config", str(puller.root / "stub.conf"), "--once"]
+    command = [*unshare(), "sh", "-c", script, str(disk), *pull]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert "first 75\n" in done.stdout and "second 0\n" in done.stdout, done.stdout + done.stderr
+    assert "No space left on device" in done.stderr
+    assert "pulled delivered=0" in done.stdout and "pulled delivered=3" in done.stdout
+    copy = puller.root / "disk.copy" / "bob"
+    assert (len(Mbox(copy).snapshot()) if kind == "mbox" else len(list((copy / "new").iterdir()))) == 3
+    assert puller.world.states() == dict.fromkeys(ids, "fetched")
 
 
 def test_deleted_cookies_are_got_anew(puller: Puller) -> None:

@@ -1,6 +1,8 @@
 """What is held: one notice for each sender and cause, and what a person decides about it."""
 
+import errno
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +14,10 @@ from services.http2mbox.state import AccountTrouble
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
 from stubmail.frames import Frame
-from stubmail.mbox import Delivery
+from stubmail.mbox import Delivery, Mbox
 from stubmail.pull_state import DROP, RELEASE
 from stubmail.store_answers import Other
-from tests.support.fake_store import ALICE, ALICE_KEY, STRANGER_KEY
+from tests.support.fake_store import ALICE, ALICE_KEY, STRANGER_KEY, make_account
 from tests.support.pulling import DOMAIN, Setup, forged
 
 
@@ -163,3 +165,25 @@ def test_a_notice_that_the_maildrop_refuses_is_tried_once(bob: Setup, monkeypatc
     bob.pull()
     bob.pull()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
+def test_quota_and_full_disk_are_no_reason_to_hold(
+    bob: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    bob.account.close()
+    (tmp_path / "full").mkdir()
+    mailbox = Mbox(tmp_path / "mbox")
+    bob.account = make_account(tmp_path / "full", mailbox)
+    bob.store.put_message(1)
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(AccountTrouble, match=os.strerror(number)):
+        bob.pull()
+    monkeypatch.undo()
+    assert (bob.store.acknowledged, bob.standing().held, len(mailbox.snapshot())) == ([], 0, 0)
+    assert bob.pull().delivered == 1
+    assert len(mailbox.snapshot()) == 1
