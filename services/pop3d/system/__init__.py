@@ -7,8 +7,8 @@ Started as root there are three kinds of process, forked from one that has no th
     session   one for each login. Root for as long as PAM takes, then the user for good: opens that maildrop, no other,
               and goes on with the client's own socket; under TLS with a pair of sockets, as the front keeps TLS.
 
-A login goes front → keeper (a datagram with one end of a socket pair, which the keeper does not read but hands to a new
-session process) → answer over that pair → the client's socket over it (SCM_RIGHTS, unix(7)).
+A login: the front sends the keeper one end of a socket pair, which goes to a new session process; over that pair go
+name and password, the answer, and the client's socket (SCM_RIGHTS, unix(7)).
 
 Modules: ``pam`` and ``privileges`` (system calls), ``people`` (users and their maildrops), ``calls`` (the datagrams),
 ``keeper``, ``session_process`` with ``resumed``, ``front`` with ``relay``.

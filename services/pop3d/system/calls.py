@@ -7,6 +7,7 @@ from typing import Any, Self, get_origin
 MAX_CALL = 131_072  # octets of any datagram
 MAX_OCTETS = 16_384  # of commands that go along with a client's socket
 
+KNOCK = b"?"  # to the keeper, with one end of a pair for the calls: it must not know more, let alone a password
 MAX_PEMS = 65_536  # octets of a certificate with its chain and key
 
 _JSON = json.JSONDecoder()
@@ -39,7 +40,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class Login(_Call):
-    """To the keeper and on: check this password. ``name`` and ``password`` are octets as Latin-1."""
+    """To the session process: check this password. ``name`` and ``password`` are octets as Latin-1."""
 
     session: str
     address: str

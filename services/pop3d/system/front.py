@@ -17,7 +17,7 @@ from services.pop3d.login import Attempt, Door, Elsewhere, Handed, Refused, Rule
 from services.pop3d.maildrop import Maildrop
 from services.pop3d.server import Bound, Server
 from services.pop3d.settings import Pop3d
-from services.pop3d.system.calls import MAX_CALL, MAX_OCTETS, Answer, CallError, Done, HandOver, Login
+from services.pop3d.system.calls import KNOCK, MAX_CALL, MAX_OCTETS, Answer, CallError, Done, HandOver, Login
 from services.pop3d.system.refusals import EqualTimes
 from services.pop3d.system.relay import Relay
 from services.pop3d.tls import ServerContext, load_certificate
@@ -122,7 +122,8 @@ class SystemDoor(Door):
                 attempt.session, attempt.address, password.name.decode("latin-1"), password.password.decode("latin-1")
             )
             with theirs:
-                socket.send_fds(self._keeper, [login.to_wire()], [theirs.fileno()])
+                socket.send_fds(self._keeper, [KNOCK], [theirs.fileno()])
+            ours.send(login.to_wire())
             data = await asyncio.get_running_loop().sock_recv(ours, MAX_CALL)
             answer = Answer.from_wire(data)
         except (OSError, CallError) as error:

@@ -16,7 +16,7 @@ from services.pop3d import running
 from services.pop3d.server import Bound, bind_all
 from services.pop3d.settings import Pop3d
 from services.pop3d.system import people, session_process
-from services.pop3d.system.calls import MAX_CALL, MAX_PEMS
+from services.pop3d.system.calls import KNOCK, MAX_PEMS
 from services.pop3d.system.front import Front
 from services.pop3d.system.pam import Pam
 from services.pop3d.system.privileges import become, close_all_but, end_with_parent
@@ -25,6 +25,8 @@ from stubmail.errors import Exit
 from stubmail.log import event
 
 RESTART_SECONDS = 1.0
+START_SECONDS = 10.0  # within which the front finds out that it cannot work
+HOPELESS = (os.EX_CONFIG, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_OSERR, os.EX_SOFTWARE)
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 logger = logging.getLogger("pop3d")
@@ -62,8 +64,8 @@ class Keeper:
         self._bound = bound
         self._sessions: set[int] = set()
         self._front = 0  # its pid, or 0
-        self._fronts = 0  # so many were started
-        self._next_front = 0.0  # when to start one
+        self._first = True  # whether there was no other before
+        self._started = self._next_front = 0.0  # when it was, when to start the next
         self._control: socket.socket | None = None
         self._stopping = False
         self._status = 0
@@ -134,11 +136,12 @@ class Keeper:
         self._close_control()
         if self._stopping:
             return
-        if self._fronts == 1 and status in (os.EX_CONFIG, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_OSERR, os.EX_SOFTWARE):
+        if self._first and time.monotonic() < self._started + START_SECONDS and status in HOPELESS:
             self._status, self._stopping = status, True  # it said why; another try would say the same
             self._tell_all(signal.SIGTERM)
             return
         event(logger, "died", "front", logging.ERROR, status=status, restart_seconds=RESTART_SECONDS)
+        self._first = False
         self._next_front = time.monotonic() + RESTART_SECONDS
 
     def _start_front(self) -> None:
@@ -148,7 +151,8 @@ class Keeper:
         with theirs:
             self._control = ours
             self._front = self._fork(partial(self._serve_strangers, theirs))
-            self._fronts += 1
+        self._started = time.monotonic()
+        self._next_front = self._started + RESTART_SECONDS
 
     def _close_control(self) -> None:
         if self._control is not None:
@@ -156,9 +160,12 @@ class Keeper:
             self._control = None
 
     def _on_login(self, control: socket.socket) -> None:
-        """Start a process for a login, and leave what it is about to that one."""
+        """Start a process for a login, which hears from the front what it is about.
+
+        Were a password ever in this process's memory, all later sessions would inherit it.
+        """
         try:
-            data, descriptors, flags, _ = socket.recv_fds(control, MAX_CALL, 1)
+            data, descriptors, flags, _ = socket.recv_fds(control, len(KNOCK), 1)
         except BlockingIOError:
             return
         if not data and not descriptors:  # the front is about to be reaped
@@ -167,7 +174,7 @@ class Keeper:
         calls = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         full = len(self._sessions) >= self._settings.sessions
         if len(calls) == 1 and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and not full and not self._stopping:
-            body = partial(session_process.run, self._settings, self._pam, self._mail_group, data, calls[0])
+            body = partial(session_process.run, self._settings, self._pam, self._mail_group, calls[0])
             if pid := self._fork(body, calls[0].fileno()):
                 self._sessions.add(pid)
         for call in calls:

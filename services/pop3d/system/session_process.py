@@ -26,17 +26,17 @@ from stubmail.log import event
 logger = logging.getLogger("pop3d")
 
 
-def run(settings: Pop3d, pam: Pam, mail_group: int, request: bytes, call: socket.socket) -> int:
+def run(settings: Pop3d, pam: Pam, mail_group: int, call: socket.socket) -> int:
     """Answer one login, and hold the session that it begins; returns the process's exit status.
 
-    Called as root, in a process of its own. ``request`` is what the front said, who may have been taken over: nothing
-    but a right password makes this the process of a user, and there is no way to make it stay root's.
+    Called as root, in a process of its own. On the other end of ``call`` is the front, which may have been taken over:
+    nothing but a right password makes this the process of a user, and there is no way to make it stay root's.
     """
     # PAM's modules may block for ever; the front has stopped waiting by then.
     signal.alarm(math.ceil(settings.login_seconds))
     try:
-        login = Login.from_wire(request)
-    except CallError as error:
+        login = Login.from_wire(call.recv(MAX_CALL))
+    except (CallError, OSError) as error:
         event(logger, "failed", level=logging.ERROR, reason=f"the front said {error}")
         return 1
     answer, person = _authenticate(settings, pam, login)
