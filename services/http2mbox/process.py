@@ -135,10 +135,10 @@ class Process:
             admin.start()
         try:
             await self._rounds(interval, full, status)
+            await self._end(asyncio.create_task(self.puller.finish()))
         finally:
             if admin:
                 await asyncio.get_running_loop().run_in_executor(None, admin.stop)
-        await self._end(asyncio.create_task(self.puller.finish()))
 
     async def _rounds(self, interval: float, full: bool, status: Status) -> None:
         reopening = Backoff(self._rng)
