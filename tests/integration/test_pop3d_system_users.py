@@ -244,6 +244,35 @@ def test_who_can_open_which_mailbox(tmp_path: Path, unix: Machine) -> None:
             assert not [path for path in open_files if "mail" in path or "mbox" in path or "/etc/" in path]
 
 
+def remembers(pid: int, secret: bytes) -> bool:
+    """Tell whether it is anywhere in the memory that a process can write."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            area, rights = line.split()[:2]
+            if rights.startswith("rw") and "[v" not in line:
+                start, end = (int(text, 16) for text in area.split("-"))
+                memory.seek(start)
+                if secret in memory.read(end - start):
+                    return True
+    return False
+
+
+def test_neither_keys_nor_others_passwords_are_where_sessions_come_from(tmp_path: Path, unix: Machine) -> None:
+    guess = b"a guess that nobody else makes"
+    with serving(tmp_path, unix) as server, Client(server.tls_port, tls=True) as client, Client(server.port) as known:
+        key = (tmp_path / "key.pem").read_bytes().splitlines()[1]
+        server.process.send_signal(signal.SIGHUP)
+        server.logged("- reloaded", "cert.pem")
+        assert client.log_in(unix.one.name.encode(), guess).startswith(b"-ERR")
+        assert log_in(known, unix.two).startswith(b"+OK")
+        [session] = [pid for pid, uid in server.children().items() if uid == unix.two.uid]
+        assert remembers(server.front, key)
+        for pid in (server.process.pid, session):
+            assert remembers(pid, unix.service.encode()), "it is looked for in the right place"
+            assert not remembers(pid, key)
+            assert not remembers(pid, guess)
+
+
 def test_the_group_of_mail_only_where_mailboxes_are(tmp_path: Path, unix: Machine) -> None:
     deliver(unix.one, ONE)
     with serving(tmp_path, unix) as server, Client(server.port) as client:
