@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from services.pop3d.settings import Pop3d
 from tests.support.pop3d import ROOT, Client
 from tests.support.waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "services.pop3d")
+SETTINGS: dict[str, str] = {}  # in the environment, as STUBMAIL_POP3D_NAME
 OLD, NEW = "1700000000.a.host", "1700000001.b.host"
 
 
@@ -39,7 +41,7 @@ def maildir(tmp_path: Path) -> Path:
 
 
 def environ(home: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(home)}
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **SETTINGS}
 
 
 def run(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -131,6 +133,19 @@ def test_passwords_are_taken_with_c_and_only_one_session_at_a_time(tmp_path: Pat
         one.socket.close()  # without QUIT: nothing is removed, and the lock is let go
         wait_until(lambda: apop(two).startswith(b"+OK"))
         assert two.ask(b"STAT") == b"+OK 2 41"
+
+
+def test_ten_minutes_without_a_command_end_a_session_and_remove_nothing(
+    tmp_path: Path, auth: Path, maildir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Pop3d(auth_file=auth, maildir=maildir).idle_seconds == 600
+    monkeypatch.setitem(SETTINGS, "STUBMAIL_POP3D_IDLE_SECONDS", "0.5")
+    with serving(tmp_path, "-a", auth, "-d", maildir, "-p", "0") as server, Client(server.port) as client:
+        assert apop(client).startswith(b"+OK")
+        assert client.ask(b"DELE 1").startswith(b"+OK")
+        assert client.rest() == b"", "closed without a reply (RFC 1939 §3)"
+        with Client(server.port) as other:
+            assert apop(other) == b"+OK maildrop has 2 messages (41 octets)"
 
 
 def test_sigint_ends_it_and_removes_nothing(tmp_path: Path, auth: Path, maildir: Path) -> None:
