@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,8 +34,8 @@ def unix() -> Iterator[Machine]:
 class SystemPop3d(Pop3d):
     """A running pop3d for users of the machine."""
 
-    def __init__(self, directory: Path, unix: Machine, settings: str) -> None:
-        super().__init__(directory, "")
+    def __init__(self, directory: Path, unix: Machine, settings: str, admin: str) -> None:
+        super().__init__(directory, "", admin=admin)
         text = self.config.read_text().replace(f'users = "{self.users}"\n', "")
         self.config.write_text(
             f'{text}system_users = true\npam_service = "{unix.service}"\nfailure_delay_seconds = 0.0\n{settings}\n'
@@ -80,8 +81,8 @@ def deliver(user: UnixUser, *contents: bytes) -> Path:
 
 
 @contextmanager
-def serving(directory: Path, unix: Machine, settings: str = "") -> Iterator[SystemPop3d]:
-    with SystemPop3d(directory, unix, settings) as server:
+def serving(directory: Path, unix: Machine, settings: str = "", admin: str = "") -> Iterator[SystemPop3d]:
+    with SystemPop3d(directory, unix, settings, admin) as server:
         yield server
 
 
@@ -242,6 +243,42 @@ def test_who_can_open_which_mailbox(tmp_path: Path, unix: Machine) -> None:
             assert status_of(session)["Gid"] == [str(unix.one.gid)] * 4
             open_files = {str(link.readlink()) for link in Path(f"/proc/{server.front}/fd").iterdir()}
             assert not [path for path in open_files if "mail" in path or "mbox" in path or "/etc/" in path]
+
+
+def test_the_front_answers_whoever_runs_it(tmp_path: Path, unix: Machine) -> None:
+    deliver(unix.one, ONE)
+    with serving(tmp_path, unix, admin="localhost:0") as server:
+        line = server.logged("pop3d.admin", "listening")
+        port = int(line.rpartition(":")[2])
+        server.logged("front confined files=none") if landlock() else server.logged("front confined")
+        with Client(server.port) as client:
+            assert log_in(client, unix.one).startswith(b"+OK")
+            assert client.ask_lines(b"RETR 1")[0].startswith(b"+OK")
+            metrics = page(port, "/metrics")
+            assert "stubmail_pop3_open_sessions 1.0" in metrics
+            assert client.ask(b"QUIT").startswith(b"+OK")
+        assert "ready" in page(port, "/readyz")
+        wait_until(lambda: "stubmail_pop3_open_sessions 0.0" in page(port, "/metrics"))
+        # What the session's process counted comes when it ends.
+        lines = page(port, "/metrics").splitlines()
+        assert 'stubmail_pop3_messages_total{what="retrieved"} 1.0' in lines
+        assert 'stubmail_pop3_sessions_total{end="quit"} 1.0' in lines
+        assert 'stubmail_pop3_connections_total{port="pop3"} 1.0' in lines
+
+
+def page(port: int, path: str) -> str:
+    """Return a page of the admin listener."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def landlock() -> bool:
+    """Whether this kernel has it."""
+    return (
+        "landlock" in Path("/sys/kernel/security/lsm").read_text()
+        if Path("/sys/kernel/security/lsm").exists()
+        else False
+    )
 
 
 def remembers(pid: int, secret: bytes) -> bool:

@@ -10,6 +10,6 @@ Started as root there are three kinds of process, forked from one that has no th
 A login: the front sends the keeper one end of a socket pair, which goes to a new session process; over that pair go
 name and password, the answer, and the client's socket (SCM_RIGHTS, unix(7)).
 
-Modules: ``pam`` and ``privileges`` (system calls), ``people`` (users and their maildrops), ``calls`` (the datagrams),
-``keeper``, ``session_process`` with ``resumed``, ``front`` with ``relay``.
+Modules: ``pam``, ``privileges`` and ``landlock`` (system calls), ``people`` (users and their maildrops), ``calls`` (the
+datagrams), ``keeper``, ``session_process`` with ``resumed``, ``front`` with ``relay`` and ``refusals``.
 """

@@ -18,6 +18,7 @@ from services.pop3d.maildrop import Maildrop
 from services.pop3d.server import Bound, Server
 from services.pop3d.settings import Pop3d
 from services.pop3d.system.calls import KNOCK, MAX_CALL, MAX_OCTETS, Answer, CallError, Done, HandOver, Login
+from services.pop3d.system.landlock import forbid_files
 from services.pop3d.system.refusals import EqualTimes
 from services.pop3d.system.relay import Relay
 from services.pop3d.tls import ServerContext, load_certificate
@@ -47,6 +48,8 @@ class Front(Server):
         """Listen on sockets that were bound by somebody who may."""
         asyncio.get_running_loop().add_reader(self._keeper, self._heard)
         await super().start(bound)
+        # All that is needed is open or loaded; what remains to be read comes through sockets.
+        event(logger, "confined", "front", files="none" if forbid_files() else "those of its user")
 
     async def reload(self) -> None:
         """Use the certificate that the keeper sent: this process cannot read the files, and there are no users."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 
 from services.pop3d import running
+from services.pop3d.counting import FAMILIES, make_counters
 from services.pop3d.server import Bound, bind_all
 from services.pop3d.settings import Pop3d
 from services.pop3d.system import people, session_process
@@ -23,6 +24,7 @@ from services.pop3d.system.privileges import become, close_all_but, end_with_par
 from services.pop3d.tls import load_certificate
 from stubmail.errors import Exit
 from stubmail.log import event
+from stubmail.metrics import expose
 
 RESTART_SECONDS = 1.0
 START_SECONDS = 10.0  # within which the front finds out that it cannot work
@@ -218,6 +220,8 @@ class Keeper:
     def _serve_strangers(self, keeper: socket.socket) -> int:
         settings = self._settings
         tls = load_certificate(settings.tls_cert, settings.tls_key)  # still as root: nobody else may read the key
+        if settings.admin_listen:
+            expose(make_counters(), FAMILIES, ())  # for nothing, but what that needs is loaded then
         os.chdir("/")
         become(*self._login_user, ())
         end_with_parent()

@@ -158,7 +158,8 @@ async def _go_on(settings: Pop3d, opened: Opened, client: socket.socket, call: s
         await loop.create_connection(lambda: connection, sock=client)
     await host.left.wait()
     host.mail.shutdown()
-    counts = {name: number for name, number in host.counters.totals().items() if number}
+    totals = host.counters.totals().items()  # the connection was counted where it came from
+    counts = {name: number for name, number in totals if number and not name.startswith("connections ")}
     call.setblocking(False)
     with suppress(OSError):
         call.send(Done(counts).to_wire())
