@@ -6,6 +6,7 @@ journal goes on from there: a file that is still in ``tmp`` was not delivered an
 whatever its reader has done with it since.
 """
 
+import errno
 import json
 import logging
 import os
@@ -85,6 +86,8 @@ class Maildir:
             journal = json.loads(self._journal.read_bytes())
         except FileNotFoundError:
             return set()
+        except ValueError as error:  # it was written whole: the disk has damaged it
+            raise OSError(errno.EIO, "the journal is damaged", str(self._journal)) from error
         for directory in ("tmp", "new"):  # that a file is not there must mean that it was delivered
             sync_directory(self.path / directory)
         swept = self._clock() - journal["time"] > SWEPT_SECONDS

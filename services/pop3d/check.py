@@ -35,7 +35,7 @@ def _maildrops(service: Pop3d) -> str:
         return _system(service)
     wrong, right = [], 0
     for user in load_accounts(service):
-        if not user.maildrop:
+        if not user.maildrop or user.maildrop.startswith("pipe:"):
             continue  # an account of other services
         try:
             parse_location(user.maildrop).check()

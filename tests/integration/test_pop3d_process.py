@@ -96,6 +96,8 @@ def test_a_port_in_use(tmp_path: Path, users: Path, taken: str) -> None:
 
 
 def test_check_of_what_is_right(tmp_path: Path, users: Path) -> None:
+    with users.open("a") as file:  # whose mail goes to a program is no user of POP3
+        file.write('[users.carol]\nmaildrop = "pipe:/usr/bin/procmail"\n')
     result = pop3d(
         "--check", "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0", "--tls-cert", CERT, "--tls-key", KEY,
         "--users", users, home=tmp_path,

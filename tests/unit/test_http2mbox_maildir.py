@@ -170,3 +170,10 @@ def test_nothing_to_deliver_makes_nothing(drop: Drop) -> None:
     drop.maildir.deliver([], drop.record)
     drop.maildir.recover(drop.record)
     assert not drop.path.exists()
+
+
+def test_a_damaged_journal_is_trouble_and_named(drop: Drop) -> None:
+    drop.journal.write_bytes(b'{"time": 1')
+    with pytest.raises(OSError, match="journal is damaged"):
+        drop.deliver()
+    assert drop.recorded == []
