@@ -1,10 +1,12 @@
 """Two users of this machine, made for a test as root and removed afterwards, and a PAM service that knows them."""
 
+import fcntl
 import os
 import pwd
 import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,19 +50,30 @@ def machine() -> Iterator[Machine]:
     names = [f"st{tag}a", f"st{tag}b"]
     service = Path(f"/etc/pam.d/stubmail-test-{tag}")
     try:
-        for name in names:
-            subprocess.run(["useradd", "--create-home", "--shell", "/bin/false", name], check=True, capture_output=True)
         passwords = "".join(f"{name}:{PASSWORD}\n" for name in names)
-        subprocess.run(["chpasswd", "--crypt-method", "SHA512"], input=passwords, text=True, check=True)
+        with _alone():
+            for name in names:
+                command = ["useradd", "--create-home", "--shell", "/bin/false", name]
+                subprocess.run(command, check=True, capture_output=True)
+            subprocess.run(["chpasswd", "--crypt-method", "SHA512"], input=passwords, text=True, check=True)
         service.write_text(SERVICE_FILE)
         yield Machine(*(_find(name) for name in names), service.name)
     finally:
         service.unlink(missing_ok=True)
         for name in names:
-            subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
+            with _alone():
+                subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
             for left in Path("/var/mail").glob(f"{name}*"):
                 left.unlink()
             shutil.rmtree(f"/home/{name}", ignore_errors=True)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other tests from the machine's files of users meanwhile: those programs give up when they are locked."""
+    with Path(tempfile.gettempdir(), "stubmail-test-users.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _find(name: str) -> UnixUser:
