@@ -15,6 +15,7 @@ from services.http2mbox.causes import MAX_NOTICES, SILENCE_SECONDS, Cause
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.maildrops import Maildrop, parse_maildrop
 from services.http2mbox.notices import Notice
+from services.http2mbox.pipe import Pipe
 from services.http2mbox.state import (
     REMEMBER_SECONDS,
     AccountTrouble,
@@ -37,6 +38,8 @@ from stubmail.settings import ConfigError
 from stubmail.spool import clean_temporary
 from stubmail.store_answers import Sent
 from stubmail.users import User
+
+INTERRUPT_SECONDS = 5.0  # for a delivery program that is ended to be gone
 
 _log = logging.getLogger("http2mbox")
 
@@ -176,12 +179,16 @@ class Account:
     def close(self, patience: float = -1) -> bool:
         """Give up key and state. A delivery under way in another thread is completed first, a later one fails.
 
-        ``patience``: seconds to wait for that (-1: until it is). A delivery that takes longer, because another program
-        has the maildrop locked, is left to itself, and False returned: the process must end without giving the account
-        free. Wherever the delivery ends then, the next start takes it up.
+        ``patience``: seconds to wait for that (-1: until it is). A delivery program that takes longer is ended. Another
+        delivery that does, because another program has the maildrop locked, is left to itself, and False returned: the
+        process must end without giving the account free. Wherever the delivery ends then, the next start takes it up.
         """
         if not self._delivering.acquire(timeout=patience):
-            return False
+            if not isinstance(self._maildrop, Pipe):
+                return False
+            self._maildrop.interrupt()
+            if not self._delivering.acquire(timeout=INTERRUPT_SECONDS):
+                return False
         try:
             self.state.close()
             self.identity.close()

@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ class Pipe:
         self._recipient = recipient
         self._directory = directory
         self._seconds = seconds
+        self._interrupted = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def deliver(self, messages: Sequence[Delivery], committed: Committed) -> Mapping[str, str]:
         """Give the messages to the program, one after the other; ``committed`` gets each id that it has taken.
@@ -49,6 +52,8 @@ class Pipe:
         """
         refused: dict[str, str] = {}
         for message in messages:
+            if self._interrupted.is_set():
+                raise TemporaryError("4.3.2", "stopping")
             status, said = self._run(message)
             text = _sentence(status, said)
             if said or status:
@@ -63,6 +68,12 @@ class Pipe:
 
     def recover(self, committed: Committed) -> None:
         """Do nothing: what the program has taken is recorded already."""
+
+    def interrupt(self) -> None:
+        """End a delivery under way in another thread, and let no other begin: the process is about to end."""
+        self._interrupted.set()
+        if (process := self._process) is not None and process.poll() is None:
+            _kill(process)
 
     def _run(self, message: Delivery) -> tuple[int | None, str]:
         """Return the exit status, None when it had to be killed, and what the program said."""
@@ -85,11 +96,15 @@ class Pipe:
                 env=environment,
                 start_new_session=True,  # so that its children can be killed with it
             ) as process:
+                self._process = process
                 try:
+                    if self._interrupted.is_set():
+                        return None, ""
                     return _wait(process, time.monotonic() + self._seconds)
                 finally:
                     if process.poll() is None:
                         _kill(process)
+                    self._process = None
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[int | None, str]:

@@ -350,6 +350,24 @@ def test_mail_goes_into_a_maildir_or_to_a_program_when_the_users_file_says_so(pu
     assert puller.world.states()[ids[0]] == "waiting"
 
 
+def test_a_delivery_program_that_hangs_does_not_keep_the_process_from_ending(puller: Puller) -> None:
+    out = puller.root / "pid"
+    code = "import os, sys, time; open(sys.argv[1], chr(119)).write(str(os.getpid())); time.sleep(600)"
+    program = f"{sys.executable} -c '{code}'"
+    puller.users.write_text(puller.users.read_text().replace(f"mbox:{puller.mbox}", f"pipe:{program} {out}"))
+    ids = puller.world.send(MESSAGE % 1)
+    with puller.start("--interval", "0.2") as daemon:
+        try:
+            wait_until(lambda: out.exists() and out.read_text(), 20, "the program")
+            started = time.monotonic()
+        finally:
+            daemon.terminate()
+        assert daemon.wait(20) == 0
+        assert time.monotonic() - started < 12
+    assert not Path(f"/proc/{out.read_text()}").exists()
+    assert puller.world.states() == dict.fromkeys(ids, "waiting")
+
+
 @pytest.mark.parametrize("kind", ["mbox", "maildir"])
 def test_a_full_disk_keeps_the_mail_at_the_store_until_there_is_room(puller: Puller, kind: str) -> None:
     disk = puller.root / "disk"

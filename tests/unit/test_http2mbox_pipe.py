@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -116,6 +117,28 @@ def test_a_child_that_keeps_the_output_open_delays_nothing(run: Run) -> None:
 def test_a_program_that_is_not_there_is_an_error_of_the_system(run: Run) -> None:
     with pytest.raises(FileNotFoundError):
         Pipe(["/nonexistent/mda"], "bob", run.directory, 1).deliver([Delivery("i/k", "", 0, b"m")], _nobody)
+
+
+def test_a_delivery_under_way_is_ended_by_interrupt_and_no_other_begins(run: Run) -> None:
+    program = "import sys, time; open(sys.argv[1], 'a').write('x'); time.sleep(600)"
+    pipe = Pipe([sys.executable, "-S", "-c", program, str(run.out)], "bob@beta.example", run.directory, 600)
+    errors: list[TemporaryError] = []
+
+    def deliver() -> None:
+        try:
+            pipe.deliver([Delivery("i/k", "", 0, b"m"), Delivery("j/k", "", 0, b"m")], run.recorded.extend)
+        except TemporaryError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    wait_until(run.out.exists, 20)
+    pipe.interrupt()
+    thread.join(20)
+    assert not thread.is_alive() and len(errors) == 1 and run.recorded == []
+    with pytest.raises(TemporaryError, match="stopping"):
+        pipe.deliver([Delivery("i/k", "", 0, b"m")], run.recorded.extend)
+    assert run.out.read_text() == "x"
 
 
 def _alive(pid: int) -> bool:
