@@ -173,14 +173,19 @@ class Keeper:
         if not data and not descriptors:  # the front is about to be reaped
             self._close_control()
             return
-        calls = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         full = len(self._sessions) >= self._settings.sessions
-        if len(calls) == 1 and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and not full and not self._stopping:
-            body = partial(session_process.run, self._settings, self._pam, self._mail_group, calls[0])
-            if pid := self._fork(body, calls[0].fileno()):
+        if (
+            len(descriptors) == 1
+            and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+            and not full
+            and not self._stopping
+        ):
+            [call] = descriptors  # perhaps of no socket: that is for the new process to find out
+            body = partial(session_process.run, self._settings, self._pam, self._mail_group, call)
+            if pid := self._fork(body, call):
                 self._sessions.add(pid)
-        for call in calls:
-            call.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     # In processes of their own
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -26,15 +27,17 @@ from stubmail.log import event
 logger = logging.getLogger("pop3d")
 
 
-def run(settings: Pop3d, pam: Pam, mail_group: int, call: socket.socket) -> int:
+def run(settings: Pop3d, pam: Pam, mail_group: int, descriptor: int) -> int:
     """Answer one login, and hold the session that it begins; returns the process's exit status.
 
-    Called as root, in a process of its own. On the other end of ``call`` is the front, which may have been taken over:
-    nothing but a right password makes this the process of a user, and there is no way to make it stay root's.
+    Called as root, in a process of its own. On the other end of a socket, ``descriptor``, is the front, which may have
+    been taken over: nothing but a right password makes this the process of a user, and nothing makes it stay root's.
     """
     # PAM's modules may block for ever; the front has stopped waiting by then.
     signal.alarm(math.ceil(settings.login_seconds))
+    os.chdir("/")
     try:
+        call = socket.socket(fileno=descriptor)
         login = Login.from_wire(call.recv(MAX_CALL))
     except (CallError, OSError) as error:
         event(logger, "failed", level=logging.ERROR, reason=f"the front said {error}")
@@ -126,17 +129,14 @@ def _take(settings: Pop3d, call: socket.socket) -> tuple[HandOver, socket.socket
     data, descriptors = b"", list[int]()
     with suppress(OSError):
         data, descriptors, _, _ = socket.recv_fds(call, MAX_CALL, 1)
-    clients = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     try:
         handed = HandOver.from_wire(data)
-    except CallError:
-        handed = None
-    if handed is None or len(clients) != 1:
-        for client in clients:
-            client.close()
-        return None
-    clients[0].setblocking(False)
-    return handed, clients[0]
+        [descriptor] = descriptors
+        client = socket.socket(fileno=descriptor)
+    except (CallError, ValueError, OSError):
+        return None  # what came with it is closed by the end of this process
+    client.setblocking(False)
+    return handed, client
 
 
 async def _go_on(settings: Pop3d, opened: Opened, client: socket.socket, call: socket.socket) -> None:
