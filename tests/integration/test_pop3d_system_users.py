@@ -445,6 +445,9 @@ def test_sighup_brings_a_new_certificate(tmp_path: Path, unix: Machine) -> None:
         server.logged("- reloaded", "cert.pem")
         with Client(server.tls_port, tls=True) as client:
             assert client.ask(b"CAPA").startswith(b"+OK")
+        (tmp_path / "key.pem").rename(tmp_path / "away.pem")
+        server.process.send_signal(signal.SIGHUP)
+        server.logged("not reloaded", "key.pem")
         (tmp_path / "key.pem").write_text("no key")
         server.process.send_signal(signal.SIGHUP)
         server.logged("not-reloaded")

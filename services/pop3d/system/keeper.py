@@ -170,6 +170,8 @@ class Keeper:
             data, descriptors, flags, _ = socket.recv_fds(control, len(KNOCK), 1)
         except BlockingIOError:
             return
+        except OSError:
+            data, descriptors, flags = b"", [], 0
         if not data and not descriptors:  # the front is about to be reaped
             self._close_control()
             return
@@ -241,11 +243,11 @@ class Keeper:
             return 0
         try:
             pems = cert.read_bytes() + b"\0" + key.read_bytes()
+            if len(pems) > MAX_PEMS:
+                raise Exit(os.EX_CONFIG, f"not reloaded: {cert} and {key} are too large")
+            self._control.send(pems)
         except OSError as error:
             raise Exit(os.EX_NOINPUT, f"not reloaded: {error}") from error
-        if len(pems) > MAX_PEMS:
-            raise Exit(os.EX_CONFIG, f"not reloaded: {cert} and {key} are too large")
-        self._control.send(pems)
         return 0
 
 
