@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from bench import store_house
 from bench.ports import free_port
@@ -119,7 +120,7 @@ def puller_house(domains: int = 0) -> Iterator[PullerHouse]:
         certificate = Keyring(root / "a").export(ALICE)
         Keyring(root / "b").add(certificate)
         alice = stack.enter_context(Keyring(root / "a").identity(ALICE))
-        listen = {"listen": f"127.0.0.1:{http}", "udp_listen": f"127.0.0.1:{udp}", "udp": True}
+        listen: dict[str, Any] = {"listen": f"127.0.0.1:{http}", "udp_listen": f"127.0.0.1:{udp}", "udp": True}
         house = stack.enter_context(store_house.house([alice.fingerprint], **listen))
         names = ["alpha", *(f"d{number}" for number in range(domains))]
         zone = _HEAD.format(ttl=TTL) + "".join(_DOMAIN.format(name=name, http=http, udp=udp) for name in names)
