@@ -24,3 +24,12 @@ class LineEnds:
     def finish(self) -> bytes:
         """Return the rest. Content without any octet stays empty."""
         return b"\r\n" if self._cr or self._last not in b"\r\n" else b""
+
+
+def whole(content: bytes) -> bytes:
+    """Return what LineEnds makes of the whole content."""
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
+    return content.replace(b"\n", b"\r\n")

@@ -6,7 +6,7 @@ from itertools import chain
 
 from services.pop3d.actions import Retrieve
 from services.pop3d.maildrop import Maildrop
-from services.pop3d.stuffing import END, stuff, top
+from services.pop3d.stuffing import END, stuff, stuff_whole, top
 from services.pop3d.wire import err, retrieved
 from stubmail.errors import TemporaryError
 from stubmail.log import event
@@ -82,6 +82,9 @@ class Reader:
             event(logger, "failed", self._session, logging.ERROR, message=item.number, reason=error)
             yield err("The message is not there any more, or not as it was", "SYS/TEMP")
             return
+        if item.lines is None and len(first) == self._maildrop.octets[item.number - 1] and not next(pieces, b""):
+            yield b"".join((item.head, stuff_whole(first), END))
+            return
         yield item.head
         whole = chain((first,), pieces)
         if item.lines is None:
@@ -105,8 +108,8 @@ class Reader:
         while number <= len(octets) and size + octets[number - 1] <= AHEAD:
             size += octets[number - 1]
             try:
-                pieces = list(self._counted(self._maildrop.content(number), number))
+                message = b"".join(self._counted(self._maildrop.content(number), number))
             except (TemporaryError, OSError):
                 return  # the client hears of it when it asks for the message
-            self._ahead[number] = b"".join((retrieved(octets[number - 1]), *stuff(pieces), END))
+            self._ahead[number] = b"".join((retrieved(octets[number - 1]), stuff_whole(message), END))
             number += 1

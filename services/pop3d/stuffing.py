@@ -20,6 +20,12 @@ def stuff(pieces: Iterable[bytes]) -> Iterator[bytes]:
         line_start = piece.endswith(b"\n")
 
 
+def stuff_whole(message: bytes) -> bytes:
+    """Return what ``stuff`` makes of a whole message."""
+    stuffed = message.replace(b"\n.", b"\n..") if b"\n." in message else message
+    return b"." + stuffed if stuffed.startswith(b".") else stuffed
+
+
 def top(pieces: Iterable[bytes], lines: int) -> Iterator[bytes]:
     """Yield the header, the empty line, and the first ``lines`` lines of the body; read no further than that.
 

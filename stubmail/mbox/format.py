@@ -11,7 +11,7 @@ Quoting looks at lines that end in LF alone, because that is how legacy programs
 import re
 import time
 
-from stubmail.line_ends import LineEnds
+from stubmail.line_ends import LineEnds, whole
 
 MAX_SENDER = 512  # octets; RFC 5321 §4.5.3.1.3 allows a path of 256
 
@@ -102,6 +102,13 @@ class ToWire:
     def finish(self) -> bytes:
         """Return the rest; the last line ends in CRLF then. Content without any octet stays empty."""
         return self._line_ends.feed(self._start[1:]) + self._line_ends.finish()
+
+
+def to_wire(content: bytes) -> bytes:
+    """Return what ToWire makes of the whole stored content."""
+    if b">From " in content:
+        content = _QUOTED.sub(rb"\n\1", b"\n" + content)[1:]
+    return whole(content)
 
 
 class WireLength:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pop3d.stuffing import END, stuff, top
+from services.pop3d.stuffing import END, stuff, stuff_whole, top
 from stubmail.line_ends import LineEnds
 
 lines = st.lists(st.sampled_from([b"", b".", b"..", b".a", b"a", b"a.", b"\0.", b"\xff"]) | st.binary(max_size=6))
@@ -35,6 +35,12 @@ def unstuff(reply: bytes) -> bytes:
 def test_a_client_gets_the_message_back_however_it_was_cut(case: tuple[bytes, list[bytes]]) -> None:
     message, pieces = case
     assert unstuff(b"".join(stuff(pieces)) + END) == message
+
+
+@given(cut(raw))
+def test_a_whole_message_is_stuffed_as_one_in_pieces(case: tuple[bytes, list[bytes]]) -> None:
+    message, pieces = case
+    assert stuff_whole(message) == b"".join(stuff(pieces))
 
 
 def test_a_full_stop_at_a_cut_is_doubled_only_at_the_beginning_of_a_line() -> None:
