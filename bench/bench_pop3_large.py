@@ -15,6 +15,7 @@ from bench.table import Result, interleave, show
 
 MESSAGES, SIZE = int(os.environ.get("BENCH_MESSAGES", "250000")), 4_250
 SESSIONS = {DOVECOT: 200, POP3D: 1_000}
+NEWCOMERS = 16  # users whose logins come before and while the others idle
 FEW = 3  # messages in each of the mailboxes for many sessions
 SECONDS = 2.0  # of new logins, one after the other, while the others idle
 LIMITS = {False: "5 KB", True: "60 KB"}
@@ -37,7 +38,7 @@ def _large(template: Path) -> None:
 
 def _held(server: Pop3Server, tls: bool, sessions: int) -> tuple[float, pop3_load.Logins]:
     """Return octets of memory that each idle session takes, and how new logins went meanwhile."""
-    pop3_load.logins(server.at(tls), tls, sessions, 1, 0.1)
+    pop3_load.logins(server.at(tls), tls, sessions, NEWCOMERS, 0.5)  # threads are there, and whatever is made once
     before = server.memory()
     holder = pop3_load.start_holding(server.at(tls), tls, 0, sessions)
     try:
@@ -49,7 +50,7 @@ def _held(server: Pop3Server, tls: bool, sessions: int) -> tuple[float, pop3_loa
 
 def _many(template: Path, tls: bool) -> None:
     pop3_house.write_mbox(template, FEW, SIZE)
-    with pop3_house.servers(template, max(SESSIONS.values()) + 1) as servers:
+    with pop3_house.servers(template, max(SESSIONS.values()) + NEWCOMERS) as servers:
         held = {name: _held(server, tls, SESSIONS[name]) for name, server in servers.items()}
     names = {name: f"{name}, {SESSIONS[name]:,} sessions" for name in held}
     how = "TLS" if tls else "clear"
