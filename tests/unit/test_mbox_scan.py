@@ -10,7 +10,20 @@ from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.format import ToStored, ToWire
 from stubmail.mbox.scan import Index, Scanner, begins_like_mbox, content_hash, separator
 
-WORDS = [b"X-UIDL: x\n", b"From ", b"From a\n", b"\n\nFrom ", b"\r\nFrom ", b"Fro", b">", b"\n", b"\r\n", b"\r", b"x", b"\0"]
+WORDS = [
+    b"X-UIDL: x\n",
+    b"From ",
+    b"From a\n",
+    b"\n\nFrom ",
+    b"\r\nFrom ",
+    b"Fro",
+    b">",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b"x",
+    b"\0",
+]
 files = st.lists(st.sampled_from(WORDS), max_size=24).map(b"".join)
 
 
