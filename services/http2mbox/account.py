@@ -13,9 +13,7 @@ from typing import Protocol
 
 from services.http2mbox.causes import MAX_NOTICES, SILENCE_SECONDS, Cause
 from services.http2mbox.contacts import Contacts
-from services.http2mbox.maildrops import Maildrop, parse_maildrop
 from services.http2mbox.notices import Notice
-from services.http2mbox.pipe import Pipe
 from services.http2mbox.state import (
     REMEMBER_SECONDS,
     AccountTrouble,
@@ -31,6 +29,7 @@ from stubmail.cookies import FILE_NAME, CookieJar
 from stubmail.errors import Exit, TemporaryError
 from stubmail.keyring import Keyring
 from stubmail.log import event
+from stubmail.maildrops import Maildrop, Pipe, parse_maildrop
 from stubmail.mbox import Delivery
 from stubmail.openpgp import Certificate, Identity
 from stubmail.pull_state import FILE_NAME as STATE_FILE

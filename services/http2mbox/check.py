@@ -5,10 +5,10 @@ import os
 import click
 
 from services.http2mbox.accounts import Accounts
-from services.http2mbox.maildrops import parse_maildrop
 from services.http2mbox.settings import Http2mbox
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit, StubmailError
+from stubmail.maildrops import parse_maildrop
 from stubmail.settings import ConfigError
 from stubmail.users import load_users
 

@@ -5,13 +5,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import click
 
 from services.smtp2stub.courier_process import smarthost
 from services.smtp2stub.lmtp import parse_lmtp_listen
-from services.smtp2stub.notices import MBOX
 from services.smtp2stub.receiver import tls_context
 from services.smtp2stub.settings import Smtp2stub
 from stubmail.cli import parse_listen
@@ -19,6 +17,7 @@ from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.keyring import Keyring
 from stubmail.listener import bind
+from stubmail.maildrops import parse_maildrop
 from stubmail.policies import Policies, load_policies
 from stubmail.queue import Queue
 from stubmail.routing import Policy
@@ -117,13 +116,14 @@ def _user(user: User) -> str:
         identity = Keyring(user.gnupghome).identity(user.address, user.passphrase())
     except StubmailError as error:
         raise Exit(os.EX_UNAVAILABLE, f"user {user.name}: {error.text}") from error
-    if not user.maildrop.startswith(MBOX):
-        what = f"user {user.name} has no maildrop of the kind {MBOX}PATH, where notices could go"
-        raise ConfigError(f"{what}; {_ADVICE.format('maildrop')}")
-    path = Path(user.maildrop.removeprefix(MBOX))
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise Exit(os.EX_NOPERM, f"user {user.name}: the directory {path.parent} is missing or cannot be written")
-    return f"user {user.name}: {user.address}, key {identity.fingerprint}, maildrop {path}"
+    if not user.maildrop:
+        raise ConfigError(f"user {user.name} has no maildrop, where notices could go; {_ADVICE.format('maildrop')}")
+    location = parse_maildrop(user)
+    try:
+        location.check()
+    except Exit as error:
+        raise Exit(error.status, f"user {user.name}: {error.text}") from error
+    return f"user {user.name}: {user.address}, key {identity.fingerprint}, maildrop {location}"
 
 
 def _store(domain: str, dns: Dns, options: Smtp2stub) -> str:

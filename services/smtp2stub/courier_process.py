@@ -66,6 +66,7 @@ class _Process:
         self._policies = self._load_policies()
         self._accounts: dict[str, Account] = {}
         self._destinations: Destinations | None = None
+        self._notices: Notices | None = None
         self._count: Callable[[str], None] = lambda name: None
 
     async def run(self) -> None:
@@ -100,6 +101,8 @@ class _Process:
                 await asyncio.wait_for(work, self._options.drain_seconds)
             except TimeoutError:
                 # Threads that wait for the network cannot be called back; all they might still do can be repeated.
+                if self._notices is not None:
+                    self._notices.interrupt()
                 event(_log, "stopped", reason="with attempts under way")
                 os._exit(os.EX_OK)
             event(_log, "stopped", **counters.snapshot())
@@ -127,10 +130,11 @@ class _Process:
             clock=time.time,
         )
         lifetime = options.queue_lifetime_days * DAY
+        self._notices = Notices(queue, lambda: self._users, self._host, lifetime, options.pipe_seconds, time.time)
         return Courier(
             queue,
             Dispatch(self._account, destinations, Posting(posts), self._relay(resources), relays),
-            Notices(queue, lambda: self._users, self._host, lifetime, time.time),
+            self._notices,
             Schedule(options.retry_min_seconds, options.retry_max_seconds, lifetime, options.delay_notice_hours * HOUR),
             disk=disk,
             notices=notices,

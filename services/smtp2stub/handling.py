@@ -148,7 +148,8 @@ class Handling:
         return due(job.item, job.progress, late=self._schedule.late(job.item.accepted, self._clock()))
 
     async def _cannot_tell(self, job: Job, error: PermanentError) -> bool:
-        """The sender has no place for notices: a failure has to wait for a person, anything else may stay unsaid."""
+        """The sender has no place for notices, or his program refuses this one: a failure has to wait for a person,
+        anything else may stay unsaid."""
         queue_id, number = job.item.id, job.progress.notices
         if not tells_of_failure(job.progress, number):
             event(_log, "untold", queue_id, logging.WARNING, reason=error.text)

@@ -18,6 +18,7 @@ _NOT_NEGATIVE = (
     "drain_seconds",
     "reserve_bytes",
 )
+_POSITIVE = ("timeout_seconds", "retry_min_seconds", "retry_max_seconds", "queue_lifetime_days", "pipe_seconds")
 _LOWEST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -83,6 +84,7 @@ class Smtp2stub:
     delay_notice_hours: float = setting(
         4.0, "after how many hours a sender who asked for that is told of a delay; 0: never"
     )
+    pipe_seconds: float = setting(60.0, "how long a delivery program (maildrop pipe:) may take for one notice")
     drain_seconds: float = setting(10.0, "how long work under way may go on after SIGTERM")
 
     @property
@@ -118,7 +120,7 @@ class Smtp2stub:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigError(f"[smtp2stub] {name} must be 0 or more")
-        for name in ("timeout_seconds", "retry_min_seconds", "retry_max_seconds", "queue_lifetime_days"):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"[smtp2stub] {name} must be more than 0")
 

@@ -11,10 +11,10 @@ import pytest
 
 from services.http2mbox import pull
 from services.http2mbox.account import Account
-from services.http2mbox.maildir import Maildir
 from services.http2mbox.pull import Limits, Pull
 from services.http2mbox.state import State
 from services.http2mbox.workers import MemoryGate
+from stubmail.maildrops.maildir import Maildir
 from stubmail.mbox import Mbox
 from tests.support.fake_store import FakeStore, honest_message, make_account
 

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.http2mbox.account import Account
-from services.http2mbox.maildrops import Committed, Maildrop
 from stubmail.address import Address
 from stubmail.envelope import Envelope, fill_up, tag
 from stubmail.errors import TemporaryError
 from stubmail.frames import ABSENT, CONTENT, END, Frame
+from stubmail.maildrops import Committed, Maildrop
 from stubmail.mbox import Delivery, Mbox
 from stubmail.openpgp import Certificate, Identity, OpenPGPError, Unsealed
 from stubmail.store_answers import Listed, Listing, Other

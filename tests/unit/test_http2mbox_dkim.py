@@ -11,8 +11,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.http2mbox.delivered import Receipt, delivered_form, released_form
-from services.http2mbox.maildir import Maildir
 from stubmail.address import Address
+from stubmail.maildrops.maildir import Maildir
 from stubmail.mbox import Delivery, Mbox
 
 RECEIPT = Receipt(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from services.http2mbox import held
-from services.http2mbox.maildrops import Committed
 from services.http2mbox.state import AccountTrouble
 from stubmail.address import Address
 from stubmail.errors import TemporaryError
 from stubmail.frames import Frame
+from stubmail.maildrops import Committed
 from stubmail.mbox import Delivery, Mbox
 from stubmail.pull_state import DROP, RELEASE
 from stubmail.store_answers import Other

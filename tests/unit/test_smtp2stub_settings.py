@@ -54,6 +54,7 @@ def test_the_defaults_are_valid() -> None:
         ({"delay_notice_hours": -1}, "delay_notice_hours must be 0 or more"),
         ({"failure_delay_seconds": -1}, "failure_delay_seconds must be 0 or more"),
         ({"failure_delay_longest": -1}, "failure_delay_longest must be 0 or more"),
+        ({"pipe_seconds": 0}, "pipe_seconds must be more than 0"),
         ({"drain_seconds": -1}, "drain_seconds must be 0 or more"),
         ({"reserve_bytes": -1}, "reserve_bytes must be 0 or more"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.http2mbox.maildir import SWEPT_SECONDS, Maildir
+from stubmail.maildrops.maildir import SWEPT_SECONDS, Maildir
 from stubmail.mbox import Delivery
 
 NOW = 1_700_000_000.0

@@ -13,13 +13,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.http2mbox.maildir import stored
 from stubmail.errors import TemporaryError, one_line
 from stubmail.log import event
+from stubmail.maildrops.maildir import stored
 from stubmail.mbox import Delivery
+from stubmail.mbox.file import Committed
 
 MAX_OUTPUT = 4096  # octets that are kept of what the program says
 MAX_TEXT = 200  # characters of it that are passed on
@@ -28,9 +29,7 @@ _POLL_SECONDS = 0.2  # between two looks whether the program has ended, while a 
 _NAMES = {getattr(os, name): name for name in dir(os) if name.startswith("EX_") and name != "EX_OK"}
 _OURS = "STUBMAIL_"  # settings by environment, passphrases perhaps
 
-Committed = Callable[[Sequence[str]], None]
-
-_log = logging.getLogger("http2mbox")
+_log = logging.getLogger("pipe")
 
 
 class Pipe:

@@ -1,30 +1,30 @@
-"""Where an account's mail goes: an mbox, a Maildir, or the delivery program that the users file names."""
+"""What ``maildrop`` in the users file means: a kind and a place, whether mail can go there, and the way to it."""
 
 import getpass
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from services.http2mbox.maildir import Maildir
-from services.http2mbox.pipe import Pipe
 from stubmail.errors import Exit
+from stubmail.maildrops.maildir import Maildir
+from stubmail.maildrops.pipe import Pipe
 from stubmail.mbox import Delivery, Mbox
+from stubmail.mbox.file import Committed
 from stubmail.settings import ConfigError
 from stubmail.users import User
 
 MBOX, MAILDIR, PIPE = "mbox", "maildir", "pipe"
 SPOOL = Path("/var/spool/mail")
 
-Committed = Callable[[Sequence[str]], None]
-
 
 class Maildrop(Protocol):
     """Where messages go. Both methods raise TemporaryError or OSError, and are otherwise those of stubmail.mbox.Mbox.
 
-    ``deliver`` may return messages that the maildrop refuses for good, by id, each with a sentence that says why.
+    Messages' contents are octets. ``deliver`` may return messages that the maildrop refuses for good, by id, each with
+    a sentence that says why.
     """
 
     def deliver(self, messages: Sequence[Delivery], committed: Committed) -> Mapping[str, str] | None: ...

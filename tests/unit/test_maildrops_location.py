@@ -1,12 +1,12 @@
-"""What the users file's maildrop means to the puller."""
+"""What the users file's maildrop means to those who deliver mail."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from services.http2mbox.maildrops import Location, parse_maildrop
 from stubmail.errors import Exit
+from stubmail.maildrops import Location, parse_maildrop
 from stubmail.settings import ConfigError
 from stubmail.users import User, load_users
 

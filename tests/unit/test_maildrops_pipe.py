@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services.http2mbox.pipe import Pipe
 from stubmail.errors import TemporaryError
+from stubmail.maildrops.pipe import Pipe
 from stubmail.mbox import Delivery
 from tests.support.waiting import wait_until
 

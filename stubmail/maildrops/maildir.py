@@ -20,15 +20,14 @@ from pathlib import Path
 
 from stubmail.log import event
 from stubmail.mbox import Delivery
+from stubmail.mbox.file import Committed
 from stubmail.spool import remove_durably, sync_directory, write_durably
 
 SWEPT_SECONDS = 24 * 3600  # programs remove what has lain in tmp for 36 hours: then its absence tells nothing any more
 _DIRECTORIES = ("tmp", "new", "cur")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.-]")
 
-Committed = Callable[[Sequence[str]], None]
-
-_log = logging.getLogger("http2mbox")
+_log = logging.getLogger("maildir")
 
 
 class Maildir:
@@ -98,7 +97,7 @@ class Maildir:
             except FileNotFoundError:
                 if swept and not self._has(name):
                     event(_log, "not-found", message_id, level=logging.WARNING, path=self.path / "tmp" / name)
-                    continue  # it is fetched again: to take it for delivered might lose it
+                    continue  # it is delivered anew: to take it for delivered might lose it
             ids.append(message_id)
         sync_directory(self.path / "new")
         sync_directory(self.path / "tmp")
@@ -137,7 +136,7 @@ def _write(path: Path, message: Delivery) -> None:
 
 def stored(message: Delivery) -> Iterator[bytes]:
     """Yield a message as programs on this machine expect it: lines that end in LF."""
-    assert isinstance(message.content, bytes)  # as all that this service delivers
+    assert isinstance(message.content, bytes)  # files are for mboxes alone
     yield message.content.replace(b"\r\n", b"\n")
     if not message.content.endswith(b"\n"):
         yield b"\n"
