@@ -1,6 +1,7 @@
 """What ``maildrop`` in the users file means: a kind and a place, whether mail can go there, and the way to it."""
 
 import getpass
+import hashlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,8 @@ class Location:
         if self.kind == PIPE:
             return Pipe(self.command, recipient, directory, pipe_seconds)
         if self.kind == MAILDIR:
-            return Maildir(self.path, directory / "maildir.json", owner)
+            name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]  # a journal is about one Maildir only
+            return Maildir(self.path, directory / f"maildir-{name}.json", owner)
         return Mbox(self.path, lock_seconds, owner=owner)
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from stubmail.errors import Exit
 from stubmail.maildrops import Location, parse_maildrop
+from stubmail.mbox import Delivery
 from stubmail.settings import ConfigError
 from stubmail.users import User, load_users
 
@@ -66,3 +67,23 @@ def test_the_check_looks_at_each_kind(tmp_path: Path) -> None:
         with pytest.raises(Exit) as raised:
             bad.check()
         assert raised.value.status in (os.EX_NOPERM, os.EX_CONFIG)
+
+
+def test_what_a_crash_left_behind_says_nothing_about_another_maildir(tmp_path: Path) -> None:
+    first, second = (Location("maildir", tmp_path / name) for name in ("first", "second"))
+    state = tmp_path / "state"
+    for path in (first.path, second.path):
+        for part in ("tmp", "new", "cur"):
+            (path / part).mkdir(parents=True)
+    state.mkdir()
+    message = Delivery("id-1", "alice@alpha.example", 1_800_000_000.0, b"Subject: x\r\n\r\nx\r\n")
+
+    def die(_ids: object) -> None:
+        raise KeyboardInterrupt  # after the journal was written, before anything is recorded
+
+    with pytest.raises(KeyboardInterrupt):
+        first.open(state, "bob", "bob@beta.example", 5, 5).deliver([message], die)
+    recorded: list[str] = []
+    second.open(state, "bob", "bob@beta.example", 5, 5).deliver([message], recorded.extend)
+    assert recorded == ["id-1"]
+    assert len(list((second.path / "new").iterdir())) == 1
