@@ -1,7 +1,7 @@
 """How many posts a second are pulled, verified, decrypted and durable in the mbox, next to mpop, which does but fetch.
 
 mpop, the fastest fetcher of mail, gets the same messages from Dovecot over POP3. Both are measured from their start to
-their end. BENCH_MESSAGES=NUMBER: of a backlog that is pulled once; with the default, 30,000, a minute is enough, and
+their end. BENCH_MESSAGES=NUMBER: of a backlog that is pulled once; with the default, 20,000, a minute is enough, and
 250,000 take 1 GB of disk in the store and in the mbox.
 """
 
@@ -19,7 +19,7 @@ from bench.puller_house import PullerHouse, Run, puller_house, run
 from bench.table import Result, interleave, show
 
 MESSAGES, SIZE = 10_000, 4_096
-BACKLOG = int(os.environ.get("BENCH_MESSAGES", "30000"))
+BACKLOG = int(os.environ.get("BENCH_MESSAGES", "20000"))
 LIMIT = 150  # MiB
 _MPOP, _PULLER = "mpop, Dovecot", "puller"
 
