@@ -494,8 +494,9 @@ def test_it_must_be_started_as_root(tmp_path: Path, unix: Machine) -> None:
     # The imports come first: Python may be where only root can read it.
     code = "import os, sys, services.pop3d.system.keeper\nfrom services.pop3d.__main__ import main\n"
     code += "os.seteuid(65534)\nmain(sys.argv[1:])"
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_mode & 0o055 != 0o055:
+            directory.chmod(0o755)
     result = start(tmp_path, unix, "", command=[sys.executable, "-c", code])
     assert result.returncode == os.EX_NOPERM, result.stderr
     assert "system_users needs to be started as root" in result.stderr
