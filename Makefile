@@ -21,14 +21,14 @@ demo: $(STAMP) ## mail crosses two domains on loopback, no Docker, no root (KEEP
 	@$(BIN)/stubmail demo $(if $(KEEP),--keep)
 
 test: $(STAMP) ## every test that needs no Docker (JOBS=1: one after the other)
-	$(BIN)/pytest -n $(JOBS) --maxprocesses 8 --ignore=tests/e2e
+	$(BIN)/pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --ignore=tests/e2e
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n $(JOBS) --maxprocesses 8 -m "not postgresql" tests/unit tests/dialogs
+	$(BIN)/pytest -q -n $(JOBS) --maxprocesses 8 --dist worksteal -m "not postgresql" tests/unit tests/dialogs
 
 up: ## start the compose network and wait until it is healthy (SCALE=1: alpha's store as three replicas)
 	docker compose $(if $(SCALE),-f docker-compose.yml -f compose.scale.yaml )up --build --wait

@@ -121,8 +121,9 @@ class Account:
         when = datetime.fromtimestamp(self._clock(), UTC)
         item = parcel.stored.item
         try:
-            content = parcel.stored.content()
-            posts = seal(identity, item.sender, content, parcel.destinations, when)
+            parcel.header = quotable(parcel.stored.header(MAX_HEADER))
+            # The content is not kept here meanwhile: sealing takes several times as much memory.
+            posts = seal(identity, item.sender, parcel.stored.content(), parcel.destinations, when)
         except OpenPGPError as error:
             if error.reason == "too-large":
                 parcel.settle(Outcome.of(error, VIA))
@@ -135,7 +136,6 @@ class Account:
             self._defer([parcel], TemporaryError("4.3.0", "the message cannot be read now"))
             return []
         parcel.settle(Outcome())
-        parcel.header = quotable(content[:MAX_HEADER])
         if len(posts[0].head) + len(posts[0].body) > largest:
             parcel.settle(Outcome(State.FAILED, "5.3.4", f"our store takes posts of up to {largest} octets", VIA))
             return []

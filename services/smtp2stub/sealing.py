@@ -36,7 +36,10 @@ def seal(
     tags = [tag(d.post_id, d.addressee.certificate.fingerprint, d.addressee.address) for d in destinations]
     certificates = {d.addressee.certificate.fingerprint: d.addressee.certificate for d in destinations}
     text = Envelope(sender, when, fill_up(tags, random)).wrap(message)
-    heads, body = split(identity.seal(text, list(certificates.values())))
+    del message  # it may be large: each form of it goes when the next one is there
+    sealed = identity.seal(text, list(certificates.values()))
+    del text
+    heads, body = split(sealed)
     head_of = dict(zip(certificates, heads, strict=True))
     return [
         NewPost(
