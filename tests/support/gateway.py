@@ -105,7 +105,9 @@ class Client:
 
     def trickle(self, data: bytes) -> None:
         """Send octets again and again, slowly, until the server says something or hangs up."""
-        while not select.select([self._socket], [], [], 0.01)[0]:
+        ready = select.poll()  # select(2) takes no descriptor above 1023
+        ready.register(self._socket, select.POLLIN)
+        while not ready.poll(10):
             self._socket.sendall(data)
 
     def reply(self) -> str:
