@@ -6,7 +6,7 @@ JOBS ?= auto
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down e2e check bench zone-check lock clean
+.PHONY: help demo test up down e2e lint check bench zone-check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +23,13 @@ demo: $(STAMP) ## mail crosses two domains on loopback, no Docker, no root (KEEP
 test: $(STAMP) ## every test that needs no Docker (JOBS=1: one after the other)
 	$(BIN)/pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --ignore=tests/e2e
 
-check: $(STAMP) ## ruff, mypy --strict, import-linter, unit tests
+lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint ## the same, and unit tests
 	$(BIN)/pytest -q -n $(JOBS) --maxprocesses 8 --dist worksteal -m "not postgresql" tests/unit tests/dialogs
 
 up: ## start the compose network and wait until it is healthy (SCALE=1: alpha's store as three replicas)
