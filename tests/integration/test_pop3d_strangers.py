@@ -199,7 +199,8 @@ def test_malformed_requests_are_answered_and_harm_nothing(tmp_path: Path) -> Non
                 if number % 2:
                     client.log_in()
                 client.send(b"".join(nonsense(chance) for _ in range(chance.randrange(1, 30))))
-                client.socket.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # it may have hung up already
+                    client.socket.shutdown(socket.SHUT_WR)
                 assert client.rest()[:3] in (b"", b"+OK", b"-ER", b"+ \r")
         with Client(server.port) as client:
             assert client.log_in().startswith(b"+OK maildrop has 1 message")

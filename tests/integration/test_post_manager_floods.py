@@ -65,10 +65,10 @@ def memory_of(pid: int) -> int:
 
 def counted(store: StoreProcess) -> dict[str, int]:
     """What the notifier has counted, by outcome."""
-    text = store.ask_admin("/metrics").data.decode()
-    numbers = dict(re.findall(r'^stubmail_store_checks_total\{outcome="(\w+)"\} (\d+)', text, re.MULTILINE))
-    numbers["tokens"] = re.findall(r"^stubmail_store_tokens_total (\d+)", text, re.MULTILINE)[0]
-    return {name: int(number) for name, number in numbers.items()}
+    metrics = store.metrics()
+    outcomes = ("answered", "unknown", "malformed", "forged", "unsent", "dropped")
+    numbers = {name: int(metrics[f'stubmail_store_checks_total{{outcome="{name}"}}']) for name in outcomes}
+    return numbers | {"tokens": int(metrics["stubmail_store_tokens_total"])}
 
 
 def ask(store: StoreProcess, talker: Talker) -> Waiting:

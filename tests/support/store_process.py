@@ -154,6 +154,11 @@ class StoreProcess:
             answer = connection.getresponse()
             return Response(answer.status, answer.headers, answer.read())
 
+    def metrics(self) -> dict[str, float]:
+        """What /metrics says, by name with labels; a large number has an exponent there."""
+        lines = self.ask_admin("/metrics").data.decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
     def request(self, method: str, url: str, body: bytes | None = None, **headers: str) -> Response:
         """One HTTP request on a connection of its own."""
         connection = http.client.HTTPConnection(LOOPBACK, self.http, timeout=60)
