@@ -2,7 +2,7 @@
 
 from stubmail.openpgp.certificate import MAX_CERTIFICATE, Certificate
 from stubmail.openpgp.errors import OpenPGPError, Reason
-from stubmail.openpgp.identity import Identity, Unsealed
+from stubmail.openpgp.identity import Identity, Sealed, Unsealed
 from stubmail.openpgp.operations import encrypt, split, verify
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Identity",
     "OpenPGPError",
     "Reason",
+    "Sealed",
     "Unsealed",
     "encrypt",
     "split",

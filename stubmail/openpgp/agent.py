@@ -1,11 +1,11 @@
 """The identity whose secret key stays with GnuPG: a hundred operations a second, and nothing that gpg cannot do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from stubmail.openpgp import inner
 from stubmail.openpgp.certificate import Certificate
 from stubmail.openpgp.gnupg import GnuPG
-from stubmail.openpgp.identity import Identity, Unsealed
+from stubmail.openpgp.identity import CertificateOf, Identity, Unsealed
 from stubmail.openpgp.inner import SignerLookup
 from stubmail.openpgp.message import EncryptedMessage
 from stubmail.openpgp.operations import recipient_keys
@@ -34,7 +34,7 @@ class AgentIdentity(Identity):
     def decrypt(self, data: bytes, max_size: int) -> bytes:
         return inner.read_text(self._unwrap(data), max_size)
 
-    def unseal(self, data: bytes, certificate_of: Callable[[str], Certificate | None], max_size: int) -> Unsealed:
+    def unseal(self, data: bytes, certificate_of: CertificateOf, max_size: int) -> Unsealed:
         return Unsealed(*inner.read_signed(self._unwrap(data), SignerLookup(certificate_of), max_size, self._gnupg))
 
     def close(self) -> None:

@@ -1,13 +1,15 @@
 """Identities: our own secret keys, ready for use, whichever engine can use them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
 from stubmail.openpgp.certificate import Certificate
 from stubmail.openpgp.errors import OpenPGPError
+
+CertificateOf = Callable[[str], Certificate | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,14 @@ class Unsealed:
 
     data: bytes
     signer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A message to unseal, and who knows the certificate to verify it with (see ``Identity.unseal``)."""
+
+    data: bytes
+    certificate_of: CertificateOf
 
 
 class Identity(ABC):
@@ -46,12 +56,24 @@ class Identity(ABC):
         """Decrypt a message of which no signature is asked; at most ``max_size`` octets. Raises OpenPGPError."""
 
     @abstractmethod
-    def unseal(self, data: bytes, certificate_of: Callable[[str], Certificate | None], max_size: int) -> Unsealed:
+    def unseal(self, data: bytes, certificate_of: CertificateOf, max_size: int) -> Unsealed:
         """Decrypt a message and verify who signed it. Raises OpenPGPError unless one usable certificate did.
 
         ``certificate_of`` gets the fingerprint or long key ID that a signature names (upper-case hex), of a primary key
         or of a subkey, and returns the certificate to verify with. ``max_size`` bounds the text, in octets.
         """
+
+    def unseal_all(self, messages: Iterable[Sealed], max_size: int) -> Generator[Unsealed | OpenPGPError]:
+        """Yield for each message, in order, what ``unseal`` returns or raises.
+
+        Messages may be taken before they are needed, about a MiB of them, and ``certificate_of`` may be asked twice.
+        One iterator at a time goes on; a thread closes it before it begins another.
+        """
+        for sealed in messages:
+            try:
+                yield self.unseal(sealed.data, sealed.certificate_of, max_size)
+            except OpenPGPError as error:
+                yield error
 
     @abstractmethod
     def close(self) -> None:

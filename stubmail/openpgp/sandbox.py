@@ -3,158 +3,136 @@
 Sequoia unpacks whatever compression it finds inside a message, without a limit, and holds the interpreter's lock
 meanwhile: one hostile message of a few kilobytes could fill the memory or stop the process for hours. So the secret
 keys for decryption live in a child that may be killed and started again. As a by-product the parent's other threads
-run while it works.
+run while it works, and in a stream of messages it has the next ones at hand while the parent deals with the first.
 """
 
-import os
-import select
-import struct
-import subprocess
-import sys
 import threading
-import time
-import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 
-from stubmail.openpgp import sandboxed
+from stubmail.openpgp.sandbox_process import (
+    Answer,
+    EngineRefusal,
+    Job,
+    ProcessLost,
+    SandboxProcess,
+    StaleCertificates,
+)
 
-START_TIME = 30.0  # seconds for the child to come up
-MESSAGE_TIME = 5.0  # seconds for a message (unlocking a protected key, once, takes 0.1 on a fast machine), and
-TIME_PER_MIB = 1.0  # seconds for each MiB of it; a slow machine does several MiB in one
-MEMORY_FACTOR = 10  # octets of memory for each octet of a message, its plain text included (measured: 9)
+WINDOW = 1 << 20  # octets of messages that a child has before it has answered the first; a larger one it has alone
+MAX_AHEAD = 1_000  # messages
 
-Signers = Callable[[list[str]], Sequence[bytes]]
-
-
-class EngineRefusal(Exception):
-    """The engine did not open the message; another one may."""
+__all__ = ["Answer", "EngineRefusal", "Job", "Sandbox"]
 
 
 class Sandbox:
-    """A child that holds secret keys for decryption. Thread-safe; one message at a time."""
+    """Children that hold secret keys for decryption. Thread-safe.
+
+    There are two at most, one for a stream of messages and one for single messages meanwhile, and one is kept.
+    """
 
     def __init__(self, keys: Sequence[bytes], passphrase: str) -> None:
-        """Take the secret keys (binary, each with one encryption key); the child starts with the first message."""
+        """Take the secret keys (binary, each with one encryption key); a child starts with the first message."""
         self._keys = keys
         self._passphrase = passphrase
-        self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._single = threading.Lock()
+        self._stream = threading.Lock()
+        self._mutex = threading.Lock()
+        self._idle: SandboxProcess | None = None
+        self._closed = 0  # times
 
-    def decrypt(self, index: int, message: bytes, signers: Signers | None, max_size: int) -> tuple[bytes, list[str]]:
-        """Decrypt with key number ``index``; return the plain text and the fingerprints of the valid signers.
+    def decrypt(self, job: Job) -> Answer:
+        """Decrypt one message.
 
-        ``signers`` returns the certificates for the key handles it gets; without it no signature is looked for.
-        Raises EngineRefusal when the engine refuses, takes too long or too much memory, or the text is over
-        ``max_size`` octets.
+        Raises EngineRefusal when the engine refuses, takes too long or too much memory, or the text is too long.
         """
-        with self._lock:
-            try:
-                return self._running().decrypt(index, message, signers, max_size)
-            except EngineRefusal:
-                raise
-            except (EOFError, BrokenPipeError, TimeoutError) as error:
-                self._stop()
-                raise EngineRefusal("it takes too much memory or time to decrypt") from error
-            except BaseException:
-                self._stop()  # an answer may be on its way: this child cannot be talked to any more
-                raise
+        with self._single:
+            (answer,) = self._decrypt(iter((job,)))
+        if isinstance(answer, EngineRefusal):
+            raise answer
+        assert answer is not None
+        return answer
+
+    def decrypt_all(self, jobs: Iterable[Job | None]) -> Generator[Answer | EngineRefusal | None]:
+        """Yield for each message, in order, what ``decrypt`` returns or raises; None for None.
+
+        Jobs are taken before they are needed, as far as WINDOW allows. One stream at a time goes on; a thread must not
+        begin another one before it has closed the first.
+        """
+        with self._stream:
+            yield from self._decrypt(iter(jobs))
 
     def close(self) -> None:
-        """End the child; a later message starts another."""
-        with self._lock:
-            self._stop()
+        """End the child that waits for work, and those at work afterwards; a later message starts another."""
+        with self._mutex:
+            self._closed += 1
+            child, self._idle = self._idle, None
+        if child:
+            child.stop()
 
-    def _running(self) -> "_Child":
-        if self._child and (self._child.owner != os.getpid() or self._child.process.poll() is not None):
-            self._stop()
-        if not self._child:
-            self._child = _Child(self._keys, self._passphrase)
-        return self._child
+    def _decrypt(self, jobs: Iterator[Job | None]) -> Iterator[Answer | EngineRefusal | None]:
+        stream = _Stream(jobs)
+        while stream.goes_on():
+            with self._child() as child:
+                stream.begin_with(child)
+                while child.is_up and stream.goes_on():
+                    stream.hand_out(child)
+                    try:
+                        answer = child.answer() if stream.given[0] else None
+                    except StaleCertificates:
+                        break
+                    except ProcessLost as error:
+                        answer = EngineRefusal(f"its decryption was given up: {error}")
+                    stream.given.popleft()
+                    yield answer
 
-    def _stop(self) -> None:
-        if self._child:
-            self._child.stop()
-            self._child = None
-
-
-class _Child:
-    """One running child and the talk with it."""
-
-    def __init__(self, keys: Sequence[bytes], passphrase: str) -> None:
-        self.owner = os.getpid()  # after a fork the child belongs to the parent alone
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(sandboxed.__file__))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RUST_BACKTRACE": "0"},
-        )
-        self.stop = weakref.finalize(self, _end, self.process, self.owner)
-        assert self.process.stdin and self.process.stdout
-        self._sink, self._source = self.process.stdin.fileno(), self.process.stdout.fileno()
-        os.set_blocking(self._sink, False)
-        deadline = time.monotonic() + START_TIME
-        self._send(deadline, passphrase.encode(), *keys)
-        self._receive(deadline, 1024)
-
-    def decrypt(self, index: int, message: bytes, signers: Signers | None, max_size: int) -> tuple[bytes, list[str]]:
-        deadline = time.monotonic() + MESSAGE_TIME + TIME_PER_MIB * (len(message) >> 20)
-        memory = MEMORY_FACTOR * len(message)
-        self._send(deadline, b"%d" % index, b"%d" % memory, b"signed" if signers else b"", message)
-        while True:
-            kind, *fields = self._receive(deadline, max_size + 65536)
-            if kind == b"signers" and signers:
-                self._send(deadline, *signers([field.decode() for field in fields]))
-            elif kind == b"ok" and len(fields[0]) <= max_size:
-                return fields[0], [field.decode() for field in fields[1:]]
-            elif kind == b"error":
-                raise EngineRefusal(fields[0].decode())
-            else:
-                raise EOFError
-
-    def _send(self, deadline: float, *fields: bytes) -> None:
-        data = memoryview(sandboxed.pack(*fields))
-        while data:
-            try:
-                data = data[os.write(self._sink, data) :]
-            except BlockingIOError:
-                _wait(deadline, write=self._sink)
-
-    def _receive(self, deadline: float, limit: int) -> list[bytes]:
-        (size,) = struct.unpack(">I", self._read(deadline, 4))
-        if size > limit:
-            raise EOFError
-        return sandboxed.unpack(self._read(deadline, size))
-
-    def _read(self, deadline: float, count: int) -> bytes:
-        pieces = []
-        while count:
-            _wait(deadline, read=self._source)
-            piece = os.read(self._source, count)
-            if not piece:
-                raise EOFError
-            pieces.append(piece)
-            count -= len(piece)
-        return b"".join(pieces)
+    @contextmanager
+    def _child(self) -> Iterator[SandboxProcess]:
+        """Lend the child that waits for work, or a new one, which becomes the one that waits."""
+        with self._mutex:
+            child, self._idle, closed = self._idle, None, self._closed
+        if child and not child.is_usable():
+            child.stop()
+            child = None
+        child = child or SandboxProcess(self._keys, self._passphrase)
+        try:
+            yield child
+        finally:
+            with self._mutex:
+                keep = self._idle is None and closed == self._closed and child.is_usable()
+                if keep:
+                    self._idle = child
+            if not keep:
+                child.stop()
 
 
-def _wait(deadline: float, read: int | None = None, write: int | None = None) -> None:
-    waiter = select.poll()
-    if read is not None:
-        waiter.register(read, select.POLLIN)
-    if write is not None:
-        waiter.register(write, select.POLLOUT)
-    if not waiter.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise TimeoutError
+class _Stream:
+    """Jobs in order: those that a child has been given and not yet answered, and one more that is at hand."""
 
+    def __init__(self, jobs: Iterator[Job | None]) -> None:
+        self._jobs = jobs
+        self._next = list(islice(jobs, 1))
+        self.given: deque[Job | None] = deque()
 
-def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream:
-            stream.close()
-    if owner == os.getpid():
-        process.kill()
-        process.wait()
-    else:
-        process.returncode = 0  # not ours to wait for
+    def goes_on(self) -> bool:
+        """Whether there is something to answer."""
+        return bool(self.given or self._next)
+
+    def begin_with(self, child: SandboxProcess) -> None:
+        """Give a new child what another one had in vain."""
+        for job in self.given:
+            if job:
+                child.submit(job)
+
+    def hand_out(self, child: SandboxProcess) -> None:
+        """Give the child as much as it may have."""
+        while self._next and len(self.given) < MAX_AHEAD:
+            job = self._next[0]
+            if job and child.octets and child.octets + len(job.message) > WINDOW:
+                return
+            self.given += self._next
+            if job:
+                child.submit(job)
+            self._next = list(islice(self._jobs, 1))

@@ -2,60 +2,54 @@
 
 `sandbox.py` runs it by path and tells why it is there; it needs nothing but pysequoia and the standard library. Frames
 go both ways over standard input and output: a count of octets, then fields, each behind its own count; counts have
-four octets, big-endian.
+four octets, big-endian. Further messages may come before the first is answered, and also before the certificates that
+it takes; answers come in the order of the messages.
 """
 
 import os
 import resource
 import struct
 import sys
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import pysequoia
 
 HEADROOM = 96 << 20  # octets; what Sequoia and the allocator take for a small message: 25 MiB are held back at most
+MEMORY_FACTOR = 10  # octets of memory for each octet of a message, its plain text included (measured: 9)
+BUFFER = 256 << 10  # octets read at once; waiting messages are a few of these at most
+MAX_KNOWN = 256  # sets of certificates that are kept
 
+MESSAGE, CERTIFICATES, READY, SIGNERS, OK, ERROR = b"message", b"certificates", b"ready", b"signers", b"ok", b"error"
 
-def write_frame(stream: int, *fields: bytes) -> None:
-    """Write one frame to a file descriptor, all of it."""
-    data = memoryview(pack(*fields))
-    while data:
-        data = data[os.write(stream, data) :]
+_COUNT = struct.Struct(">I")
 
 
 def pack(*fields: bytes) -> bytes:
     """Return one frame."""
-    content = b"".join(struct.pack(">I", len(field)) + field for field in fields)
-    return struct.pack(">I", len(content)) + content
+    parts = [b""]
+    for field in fields:
+        parts += (_COUNT.pack(len(field)), field)
+    parts[0] = _COUNT.pack(sum(map(len, parts)))
+    return b"".join(parts)
 
 
 def unpack(content: bytes) -> list[bytes]:
     """Return the fields of one frame, its own count cut off."""
     fields, position = [], 0
     while position < len(content):
-        (size,) = struct.unpack_from(">I", content, position)
+        (size,) = _COUNT.unpack_from(content, position)
         fields.append(content[position + 4 : position + 4 + size])
         position += 4 + size
     return fields
 
 
-def _read_exactly(stream: int, count: int) -> bytes:
-    pieces = []
-    while count:
-        piece = os.read(stream, count)
-        if not piece:
-            raise EOFError
-        pieces.append(piece)
-        count -= len(piece)
-    return b"".join(pieces)
-
-
-def read_frame(stream: int) -> list[bytes]:
-    """Read one frame from a file descriptor. Raises EOFError when the other side is gone."""
-    (size,) = struct.unpack(">I", _read_exactly(stream, 4))
-    return unpack(_read_exactly(stream, size))
+def digest_of(certificates: Sequence[bytes]) -> bytes:
+    """Return what tells these certificates from others; nothing for none."""
+    return sha256(pack(*certificates)).digest() if certificates else b""
 
 
 def unlock(key: bytes, passphrase: str) -> pysequoia.PyDecryptor | None:
@@ -68,7 +62,7 @@ def unlock(key: bytes, passphrase: str) -> pysequoia.PyDecryptor | None:
     return None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=MAX_KNOWN)
 def _certificate(data: bytes) -> pysequoia.Cert:
     return pysequoia.Cert.from_bytes(data)
 
@@ -77,48 +71,92 @@ class Child:
     """The loop that answers one parent."""
 
     def __init__(self, source: int, sink: int) -> None:
-        self.source = source
+        self.source = open(source, "rb", buffering=BUFFER, closefd=False)  # noqa: SIM115 (as long as the process)
         self.sink = sink
-        passphrase, *self.keys = read_frame(source)
-        self.passphrase = passphrase.decode()
-        self.decryptors: dict[int, pysequoia.PyDecryptor | None] = {}
+        self.limit = 0
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         self.own_memory = pages * resource.getpagesize()
-        write_frame(sink, b"ready")
+        self.waiting: deque[list[bytes]] = deque()
+        self.known: dict[bytes, tuple[bytes, list[pysequoia.Cert]]] = {}  # certificates and their digest, by key names
+        self.asked = self.digest = b""  # what the present message has led to
+        passphrase, *self.keys = self.read_frame()
+        self.passphrase = passphrase.decode()
+        self.decryptors: dict[int, pysequoia.PyDecryptor | None] = {}
+        self.write_frame(READY)
 
     def serve(self) -> None:
         """Answer until the parent is gone."""
         while True:
-            index, memory, signed, message = read_frame(self.source)
-            self.limit_memory(self.own_memory + HEADROOM + int(memory))
+            _, index, signed, message = self.waiting.popleft() if self.waiting else self.read_frame()
+            self.limit_memory(len(message))
+            self.asked = self.digest = b""
             try:
-                answer = self.decrypt(int(index), message, bool(signed))
+                kind, text, signers = OK, *self.decrypt(int(index), message, bool(signed))
             except (RuntimeError, OSError, ValueError) as error:
-                answer = [b"error", str(error).partition("\n")[0].encode()]
-            write_frame(self.sink, *answer)
+                kind, text, signers = ERROR, str(error).partition("\n")[0].encode(), b""
+            self.write_frame(kind, text, signers, self.asked, self.digest)
 
-    def limit_memory(self, limit: int) -> None:
-        """Let the kernel refuse this process more than ``limit`` octets; Sequoia then aborts."""
+    def limit_memory(self, size: int) -> None:
+        """Let the kernel refuse this process more than a message of ``size`` octets needs; Sequoia then aborts."""
+        mebibytes = 1 + (size >> 20)
+        if mebibytes == self.limit:
+            return
+        self.limit = mebibytes
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = self.own_memory + HEADROOM + MEMORY_FACTOR * (mebibytes << 20)
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
-    def decrypt(self, index: int, message: bytes, signed: bool) -> list[bytes]:
-        """Return the answer for one message: ``ok``, the text, and the fingerprints of those who signed it."""
+    def decrypt(self, index: int, message: bytes, signed: bool) -> tuple[bytes, bytes]:
+        """Return the text of a message and the fingerprints of those who signed it, separated by spaces."""
         if index not in self.decryptors:
             self.decryptors[index] = unlock(self.keys[index], self.passphrase)
         decryptor = self.decryptors[index]
         if decryptor is None:
-            return [b"error", b"the key cannot be used"]
+            raise ValueError("the key cannot be used")
         result = pysequoia.decrypt(message, decryptor, store=self.certificates if signed else None)
-        signers = dict.fromkeys(signature.certificate.encode() for signature in result.valid_sigs)
-        return [b"ok", result.bytes or b"", *signers]
+        signers = dict.fromkeys(signature.certificate for signature in result.valid_sigs)
+        return result.bytes or b"", " ".join(signers).encode()
 
     def certificates(self, ids: Sequence[str]) -> list[pysequoia.Cert]:
-        """Ask the parent for the certificates of the keys that a signature names."""
-        write_frame(self.sink, b"signers", *(name.encode() for name in ids))
-        return [_certificate(data) for data in read_frame(self.source)]
+        """Return the certificates of the keys that a signature names, as the parent has told now or before."""
+        names = " ".join(ids).encode()
+        if names in self.known and not self.asked:
+            self.asked = names
+            self.digest, found = self.known[names]
+            return found
+        self.write_frame(SIGNERS, names)
+        kind, *data = self.read_frame()
+        while kind == MESSAGE:
+            self.waiting.append([kind, *data])
+            kind, *data = self.read_frame()
+        found = [_certificate(each) for each in data]
+        if found:
+            if len(self.known) >= MAX_KNOWN:
+                self.known.clear()
+            self.known[names] = digest_of(data), found
+        return found
+
+    def read_frame(self) -> list[bytes]:
+        """Read one frame. Raises EOFError when the parent is gone."""
+        (size,) = _COUNT.unpack(self.read(4))
+        if size > BUFFER:
+            self.limit_memory(size)  # there must be room for reading it, too
+        return unpack(self.read(size))
+
+    def read(self, count: int) -> bytes:
+        """Read so many octets. Raises EOFError."""
+        data = self.source.read(count)
+        if len(data) < count:
+            raise EOFError
+        return data
+
+    def write_frame(self, *fields: bytes) -> None:
+        """Write one frame, all of it."""
+        data = memoryview(pack(*fields))
+        while data:
+            data = data[os.write(self.sink, data) :]
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """The identity whose secret key is at hand: Sequoia does the work, thousands of messages a second."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import pysequoia
 from pysequoia.packet import PacketPile
@@ -10,11 +13,11 @@ from stubmail.openpgp.agent import AgentIdentity
 from stubmail.openpgp.certificate import ENGINE_ERRORS, MAX_PACKETS, Certificate
 from stubmail.openpgp.errors import OpenPGPError
 from stubmail.openpgp.gnupg import GnuPG
-from stubmail.openpgp.identity import Identity, Unsealed
+from stubmail.openpgp.identity import CertificateOf, Identity, Sealed, Unsealed
 from stubmail.openpgp.inner import SignerLookup
 from stubmail.openpgp.message import ANYONE, EncryptedMessage
 from stubmail.openpgp.operations import recipient_keys, seal_with
-from stubmail.openpgp.sandbox import EngineRefusal, Sandbox
+from stubmail.openpgp.sandbox import Answer, EngineRefusal, Job, Sandbox
 
 
 class UnlockedIdentity(Identity):
@@ -40,22 +43,55 @@ class UnlockedIdentity(Identity):
     def decrypt(self, data: bytes, max_size: int) -> bytes:
         for index, message in self._attempts(data):
             try:
-                return self._sandbox.decrypt(index, message, None, max_size)[0]
+                return self._sandbox.decrypt(Job(index, message, None, max_size))[0]
             except EngineRefusal:
                 continue
         return self._agent.decrypt(data, max_size)
 
-    def unseal(self, data: bytes, certificate_of: Callable[[str], Certificate | None], max_size: int) -> Unsealed:
-        lookup = SignerLookup(certificate_of)
-        for index, message in self._attempts(data):
-            try:
-                text, signers = self._sandbox.decrypt(index, message, lookup, max_size)
-            except EngineRefusal:
-                if lookup.refusal:
-                    raise lookup.refusal from None
-                continue
-            return Unsealed(text, lookup.one_of(signers))
-        return self._agent.unseal(data, certificate_of, max_size)
+    def unseal(self, data: bytes, certificate_of: CertificateOf, max_size: int) -> Unsealed:
+        opening = self._begin(Sealed(data, certificate_of), max_size)
+        return self._conclude(opening, self._next_attempt(opening), max_size)
+
+    def unseal_all(self, messages: Iterable[Sealed], max_size: int) -> Generator[Unsealed | OpenPGPError]:
+        openings: deque[_Opening] = deque()
+
+        def first_attempts() -> Iterator[Job | None]:
+            for sealed in messages:
+                openings.append(opening := self._begin(sealed, max_size))
+                yield opening.attempts.pop(0) if opening.attempts else None
+
+        with closing(self._sandbox.decrypt_all(first_attempts())) as answers:
+            for answer in answers:
+                try:
+                    yield self._conclude(openings.popleft(), answer, max_size)
+                except OpenPGPError as error:
+                    yield error
+
+    def _begin(self, sealed: Sealed, max_size: int) -> "_Opening":
+        lookup = SignerLookup(sealed.certificate_of)
+        try:
+            attempts = self._attempts(sealed.data)
+        except OpenPGPError as error:
+            return _Opening(sealed, lookup, [], error)
+        return _Opening(sealed, lookup, [Job(index, message, lookup, max_size) for index, message in attempts])
+
+    def _conclude(self, opening: "_Opening", answer: Answer | EngineRefusal | None, max_size: int) -> Unsealed:
+        """Return what Sequoia's first answer, further attempts and GnuPG make of a message. Raises OpenPGPError."""
+        if opening.error:
+            raise opening.error
+        while answer:
+            if not isinstance(answer, EngineRefusal):
+                return Unsealed(answer[0], opening.lookup.one_of(answer[1]))
+            if opening.lookup.refusal:
+                raise opening.lookup.refusal
+            answer = self._next_attempt(opening)
+        return self._agent.unseal(opening.sealed.data, opening.sealed.certificate_of, max_size)
+
+    def _next_attempt(self, opening: "_Opening") -> Answer | EngineRefusal | None:
+        try:
+            return self._sandbox.decrypt(opening.attempts.pop(0)) if opening.attempts else None
+        except EngineRefusal as refusal:
+            return refusal
 
     def close(self) -> None:
         self._sandbox.close()
@@ -71,6 +107,16 @@ class UnlockedIdentity(Identity):
             for key_id, index in self._indices.items()
             if key_id in named or ANYONE in named
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """A message on its way through the engines: who may have signed it, what is still to be tried, what is wrong."""
+
+    sealed: Sealed
+    lookup: SignerLookup
+    attempts: list[Job]
+    error: OpenPGPError | None = None
 
 
 def _unlock_signer(secret: bytes, passphrase: str) -> pysequoia.PySigner:

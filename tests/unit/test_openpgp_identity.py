@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pysequoia.packet import Tag
 
-from stubmail.openpgp import Certificate, Identity, OpenPGPError, encrypt, split, verify
-from stubmail.openpgp import sandbox as sandbox_module
+from stubmail.openpgp import Certificate, Identity, OpenPGPError, encrypt, sandbox_process, split, verify
 from stubmail.openpgp.nobody import CERTIFICATE, SENTENCE
 from stubmail.openpgp.unlocked import UnlockedIdentity
 from tests.support.keys import NoGnuPG, make_identity, make_key, packet, packets_of, public, tags_of
@@ -286,7 +285,7 @@ def test_a_child_that_hangs_is_given_up(alice: Identity, monkeypatch: pytest.Mon
     with make_identity(BOB_KEY, gnupg) as bob:
         message = alice.seal(TEXT, [BOB])
         os.kill(child_of(bob), signal.SIGSTOP)
-        monkeypatch.setattr(sandbox_module, "MESSAGE_TIME", 0.05)
+        monkeypatch.setattr(sandbox_process, "MESSAGE_TIME", 0.05)
         assert refusal(bob, message) == "malformed"
         assert gnupg.asked == 1
         monkeypatch.undo()
