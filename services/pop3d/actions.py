@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Listing(Protocol):
@@ -63,8 +63,7 @@ class StartTls:
     """Begin TLS on this connection, behind the replies given so far, then call ``tls_started``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieve:
+class Retrieve(NamedTuple):
     """Send ``head``, then message ``number`` byte-stuffed and ended; ``lines`` of its body only when not None."""
 
     number: int

@@ -18,7 +18,7 @@ from stubmail.errors import StubmailError
 from stubmail.log import event
 
 DAY = 86_400  # seconds
-RUN = 64  # pipelined retrievals that are read together
+RUN = 128  # pipelined retrievals that are read together
 
 logger = logging.getLogger("pop3d")
 
@@ -167,18 +167,27 @@ class Errands:
         items: list[bytes | Retrieve] = [first]
         while len(items) < RUN:
             action = self._session.next()
-            if not isinstance(action, bytes | Retrieve):
+            if not isinstance(action, (bytes, Retrieve)):
                 self._deferred = action
                 break
             items.append(action)
         return items
 
     async def _retrieve(self, items: list[bytes | Retrieve]) -> None:
-        assert self._reader is not None
-        self._reader.start(items)
-        while not self._reader.done and not self._client.lost:
-            self._client.write([await self._loop.run_in_executor(self._host.mail, self._reader.read)])
+        reader = self._reader
+        assert reader is not None
+        reader.start(items)
+        block = await self._read(reader)
+        while not reader.done and not self._client.lost:
+            following = self._read(reader)  # while this one is on its way
+            self._client.write([block])
             await self._client.writable()
+            block = await following
+        self._client.write([block])
+        await self._client.writable()
+
+    def _read(self, reader: Reader) -> asyncio.Future[bytes]:
+        return self._loop.run_in_executor(self._host.mail, reader.read)
 
     async def _commit(self, action: Commit) -> None:
         assert self._maildrop is not None

@@ -1,8 +1,8 @@
 """The index that stands beside an mbox, as octets: where its messages are, their hashes, sizes and ids.
 
     magic (16 octets), CRC-32 of all that follows
-    head, 8 octets each: the mbox's inode, size, times of modification and of change when it was indexed; how many
-    messages, twins' numbers, octets of X-UIDL fields, and octets of memory there are
+    head, 8 octets each: the mbox's inode, size, times of modification and of change when it was indexed; 1 when it was
+    settled, else 0; how many messages, twins' numbers, octets of X-UIDL fields, and octets of memory there are
     starts, bodies, ends, octets (8 octets a message each), hashes (32 each)
     twins' numbers (index and number, 4 octets each), X-UIDL fields (index in digits, space, value, LF)
     the memory of twins (uidl.pack)
@@ -19,9 +19,9 @@ from services.pop3d.uidl import HASH_SIZE, imported_hash, may_be_imported
 from stubmail.mbox.scan import DIGEST_SIZE, Index
 from stubmail.mbox.snapshot import Signature
 
-_MAGIC = b"stub-index 2 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
+_MAGIC = b"stub-index 3 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
 _CHECKSUM = struct.Struct("=I")
-_HEAD = struct.Struct("=QQqqQQQQ")
+_HEAD = struct.Struct("=QQqqQQQQQ")
 _NUMBER = struct.Struct("=II")
 
 
@@ -34,13 +34,14 @@ class Record:
     """All that is kept of an mbox.
 
     ``seen``: its signature, or one that no file has when the rest must not be used. ``numbers``: see uidl.assign.
-    ``memory``: packed, see uidl.
+    ``memory``: packed, see uidl. ``settled``: see Snapshot.
     """
 
     seen: Signature
     index: Index
     numbers: dict[int, int]
     memory: bytes
+    settled: bool = False
     total: int = field(init=False)  # octets of all messages
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class Record:
         uidls = "".join(f"{at} {uidl}\n" for at, uidl in index.uidls.items()).encode()
         body = b"".join(
             (
-                _HEAD.pack(*self.seen, len(index), len(self.numbers), len(uidls), len(self.memory)),
+                _HEAD.pack(*self.seen, self.settled, len(index), len(self.numbers), len(uidls), len(self.memory)),
                 *(numbers.tobytes() for numbers in (index.starts, index.bodies, index.ends, index.octets)),
                 index.digests,
                 *(_NUMBER.pack(*item) for item in self.numbers.items()),
@@ -95,7 +96,7 @@ class Record:
             raise RecordError("the octets do not begin as an index does")
         if _CHECKSUM.unpack_from(data, len(_MAGIC)) != (zlib.crc32(body),):
             raise RecordError("the index is damaged")
-        *seen, messages, numbers, uidls, memory = _HEAD.unpack_from(body)
+        *seen, settled, messages, numbers, uidls, memory = _HEAD.unpack_from(body)
         lengths = [8 * messages] * 4 + [DIGEST_SIZE * messages, _NUMBER.size * numbers, uidls, memory]
         if _HEAD.size + sum(lengths) != len(body):
             raise RecordError("the index is not as long as it says")
@@ -112,7 +113,8 @@ class Record:
             at_text, _, uidl = line.partition(" ")
             index.uidls[int(at_text)] = uidl
         index.size = seen[1]
-        return cls((seen[0], seen[1], seen[2], seen[3]), index, dict(_NUMBER.iter_unpack(parts[5])), bytes(parts[7]))
+        twins = dict(_NUMBER.iter_unpack(parts[5]))
+        return cls((seen[0], seen[1], seen[2], seen[3]), index, twins, bytes(parts[7]), bool(settled))
 
 
 def without(index: Index, gone: set[int]) -> Index:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from services.pop3d.lock import SessionLock
 from services.pop3d.maildir_sizes import FileState, Sizes
 from stubmail.errors import PermanentError, TemporaryError
-from stubmail.line_ends import LineEnds
+from stubmail.line_ends import LineEnds, whole
 from stubmail.spool import sync_directory
 
 CHUNK = 65_536
@@ -94,6 +94,21 @@ class Maildir:
             while data := file.read(CHUNK):
                 yield line_ends.feed(data)
             yield line_ends.finish()
+
+    def several(self, first: int, count: int) -> list[bytes]:
+        """Each is a file of its own: there is nothing to gain by reading them together but the pieces."""
+        found: list[bytes] = []
+        for number in range(first, min(first + count, len(self._files) + 1)):
+            try:
+                with self._open(number) as file:
+                    message = file.read()
+                    status = os.fstat(file.fileno())
+            except (OSError, TemporaryError):
+                break
+            if not self._states[number - 1].describes(status):
+                break
+            found.append(whole(message))
+        return found
 
     def older(self, moment: float) -> list[int]:
         """By the time in the files' names, which is that of delivery."""

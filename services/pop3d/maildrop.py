@@ -27,6 +27,13 @@ class Maildrop(Listing, Protocol):
         then, the reply must not be ended as if the message were whole.
         """
 
+    def several(self, first: int, count: int) -> list[bytes]:
+        """Return message ``first`` and those behind it, ``count`` at most, each whole and as ``content`` has it.
+
+        They are in memory at once, so the caller asks for small ones. The list ends before the first that is not there
+        any more, or not as it was: ``content`` tells why. May raise as that does.
+        """
+
     def older(self, moment: float) -> list[int]:
         """Return the numbers of the messages that were delivered before ``moment``, in Unix time, if it is known when.
 

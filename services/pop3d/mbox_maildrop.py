@@ -61,7 +61,7 @@ class MboxMaildrop:
             self._record = record
         else:
             self._record = self._read(record)
-        self._snapshot = Snapshot(path, self._record.index, self._record.seen)
+        self._snapshot = Snapshot(path, self._record.index, self._record.seen, self._record.settled)
         self.octets: Sequence[int] = self._record.index.octets
         self.total = self._record.total
 
@@ -71,6 +71,9 @@ class MboxMaildrop:
 
     def content(self, number: int) -> Iterator[bytes]:
         return self._snapshot.chunks(number - 1)
+
+    def several(self, first: int, count: int) -> list[bytes]:
+        return self._snapshot.several(first - 1, count)
 
     def older(self, moment: float) -> list[int]:
         """By the dates in the ``From `` lines; what others have changed since is noticed when it is to be removed."""
@@ -103,7 +106,8 @@ class MboxMaildrop:
         record = Record(snapshot.seen, snapshot.index, {}, b"")
         numbers, memory = assign(record.hashes(), self._file.memory(old))
         packed = self._file.keep_memory(memory)
-        record = Record(self._signature(snapshot.seen), snapshot.index, numbers, packed)
+        seen = self._signature(snapshot.seen)
+        record = Record(seen, snapshot.index, numbers, packed, snapshot.settled and seen == snapshot.seen)
         self._file.save(record)
         return record
 

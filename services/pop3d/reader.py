@@ -11,8 +11,10 @@ from services.pop3d.wire import err, retrieved
 from stubmail.errors import TemporaryError
 from stubmail.log import event
 
-BLOCK = 131_072  # octets of one write, more or less
-AHEAD = 65_536  # octets read ahead for a client that fetches one message after the other
+BLOCK = 262_144  # octets of one write, more or less
+TOGETHER = 262_144  # octets of messages, small enough, that are read together when they are asked for in one run
+AHEAD = 65_536  # and with those that may be asked for next
+NEIGHBOURS = 128  # messages that are read together
 
 logger = logging.getLogger("pop3d")
 
@@ -21,14 +23,18 @@ class Reader:
     """Renders a session's retrievals: ``start`` a run of replies, then ``read`` until ``done``.
 
     Messages and the replies between them leave as blocks of about BLOCK octets, so that one write serves many small
-    messages, and memory does not grow with a large one. ``read`` blocks: call it off the event loop.
+    messages, and memory does not grow with a large one. Neighbours are read together: those that are asked for in one
+    run, and the next ones for a client that fetches one message after the other. ``read`` blocks: call it off the event
+    loop.
     """
+
+    __slots__ = ("_ahead", "_maildrop", "_next", "_pieces", "_session", "done", "failed")
 
     def __init__(self, maildrop: Maildrop, session: str) -> None:
         self._maildrop = maildrop
         self._session = session
         self._pieces: Iterator[bytes] = iter(())
-        self._ahead: dict[int, bytes] = {}
+        self._ahead: dict[int, bytes] = {}  # whole replies by message number
         self._next = 1  # the message that a client which takes them in order fetches next
         self.done = True
         self.failed: set[int] = set()  # messages that were asked for and not sent
@@ -61,17 +67,17 @@ class Reader:
         return b"".join(block)
 
     def _render(self, items: Sequence[bytes | Retrieve]) -> Iterator[bytes]:
-        in_order = False
-        for item in items:
+        for at, item in enumerate(items):
             if isinstance(item, bytes):
                 yield item
-                continue
-            yield from self._reply(item)
-            in_order = item.lines is None and item.number == self._next
-            self._next = item.number + 1
-        self._ahead.clear()
-        if in_order and len(items) == 1:
-            self._read_ahead()
+            elif (reply := self.cached(item)) is not None:
+                yield reply
+            else:
+                if item.lines is None:
+                    self._read_neighbours(items, at, item.number)
+                reply = self.cached(item)
+                yield from self._reply(item) if reply is None else (reply,)
+                self._next = item.number + 1
 
     def _reply(self, item: Retrieve) -> Iterator[bytes]:
         pieces = self._maildrop.content(item.number)
@@ -81,9 +87,6 @@ class Reader:
             self.failed.add(item.number)
             event(logger, "failed", self._session, logging.ERROR, message=item.number, reason=error)
             yield err("The message is not there any more, or not as it was", "SYS/TEMP")
-            return
-        if item.lines is None and len(first) == self._maildrop.octets[item.number - 1] and not next(pieces, b""):
-            yield b"".join((item.head, stuff_whole(first), END))
             return
         yield item.head
         whole = chain((first,), pieces)
@@ -102,14 +105,41 @@ class Reader:
         if octets != self._maildrop.octets[number - 1]:
             raise TemporaryError("4.3.0", f"message {number} has {octets} octets, not what was announced")
 
-    def _read_ahead(self) -> None:
-        number, size = self._next, 0
+    def _read_neighbours(self, items: Sequence[bytes | Retrieve], at: int, first: int) -> None:
+        """Read the message that is asked for at ``items[at]``, and its neighbours, unless they are large."""
+        self._ahead.clear()
         octets = self._maildrop.octets
-        while number <= len(octets) and size + octets[number - 1] <= AHEAD:
-            size += octets[number - 1]
-            try:
-                message = b"".join(self._counted(self._maildrop.content(number), number))
-            except (TemporaryError, OSError):
-                return  # the client hears of it when it asks for the message
-            self._ahead[number] = b"".join((retrieved(octets[number - 1]), stuff_whole(message), END))
+        if len(items) == 1 and first == self._next:
+            count = self._fitting(first, NEIGHBOURS, AHEAD)
+        else:
+            count = self._fitting(first, _successive(items, at, first), TOGETHER)
+        if not count:
+            return
+        try:
+            messages = self._maildrop.several(first, count)
+        except (TemporaryError, OSError):
+            return  # the client hears of it when it comes to the first
+        for number, message in enumerate(messages, first):
+            size = octets[number - 1]
+            if len(message) != size:
+                return  # as above
+            self._ahead[number] = b"".join((retrieved(size), stuff_whole(message), END))
+
+    def _fitting(self, first: int, most: int, room: int) -> int:
+        """Return how many messages from ``first`` on, at most so many, have room in so many octets."""
+        for count, size in enumerate(self._maildrop.octets[first - 1 : first - 1 + most]):
+            room -= size
+            if room < 0:
+                return count
+        return min(most, len(self._maildrop.octets) - first + 1)
+
+
+def _successive(items: Sequence[bytes | Retrieve], at: int, first: int) -> int:
+    """Return how many messages, one after the other from ``first`` on, are asked for whole from ``items[at]`` on."""
+    number = first
+    for item in items[at:]:
+        if not isinstance(item, bytes):
+            if item.number != number or item.lines is not None or number - first == NEIGHBOURS:
+                break
             number += 1
+    return number - first

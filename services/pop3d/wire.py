@@ -23,12 +23,12 @@ class Command(NamedTuple):
 
 
 class LineBuffer:
-    """Cuts what arrives into lines; holds no more than the caller feeds."""
+    """Cuts what arrives into lines; holds no more than the caller feeds, and nothing at all while nothing waits."""
 
     __slots__ = ("_data", "_searched", "_start")
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data = b""
         self._start = 0  # of the first line not yet taken
         self._searched = 0  # no line feed is before this offset
 
@@ -38,6 +38,10 @@ class LineBuffer:
 
     def feed(self, data: bytes) -> None:
         """Add what arrived."""
+        if self._start:
+            self._searched -= self._start
+            self._data = self._data[self._start :]
+            self._start = 0
         self._data += data
 
     def starts_with(self, keyword: bytes) -> bool:
@@ -50,27 +54,28 @@ class LineBuffer:
         The end is CRLF; a bare LF is taken for one, as a person on a terminal sends it. Raises LineTooLong as soon as
         the line cannot be ``limit`` octets or less, end included.
         """
+        start = self._start
         end = self._data.find(b"\n", self._searched)
-        length = (end + 1 if end >= 0 else len(self._data) + 1) - self._start
+        length = (end + 1 if end >= 0 else len(self._data) + 1) - start
         if length > limit:
             raise LineTooLong("Line too long")
         if end < 0:
             self._searched = len(self._data)
             return None
-        line = bytes(self._data[self._start : end])
-        self._start = self._searched = end + 1
-        if self._start == len(self._data) or self._start > 65_536:
-            del self._data[: self._start]
-            self._start = self._searched = 0
+        line = self._data[start:end]
+        if end + 1 == len(self._data):
+            self.clear()
+        else:
+            self._start = self._searched = end + 1
         return line.removesuffix(b"\r")
 
     def rest(self) -> bytes:
         """Return what waits."""
-        return bytes(self._data[self._start :])
+        return self._data[self._start :]
 
     def clear(self) -> None:
         """Forget what waits."""
-        self._data.clear()
+        self._data = b""
         self._start = self._searched = 0
 
 
@@ -85,6 +90,8 @@ def parse_numbers(argument: bytes, least: int, most: int) -> list[int]:
 
     ASCII digits alone make a number: ``+1``, ``1_0`` and other scripts' digits are refused. Raises WireError.
     """
+    if least == 1 and argument.isdigit() and len(argument) <= MAX_DIGITS:  # as in nearly all commands there are
+        return [int(argument)]
     words = argument.rstrip(b" ").split(b" ") if argument.strip(b" ") else []
     if len(words) < least:
         raise WireError("An argument is missing")
@@ -110,4 +117,4 @@ def err(text: str, code: str = "") -> bytes:
 
 def retrieved(octets: int) -> bytes:
     """Return the status line of RETR; the message follows."""
-    return ok(f"{octets} octets")
+    return b"+OK %d octets\r\n" % octets

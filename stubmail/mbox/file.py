@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ from stubmail.mbox import append, disk, rewrite
 from stubmail.mbox.append import Delivery
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.lock import MailboxLock
+from stubmail.mbox.matching import still_in
 from stubmail.mbox.scan import Index, Scanner, begins_like_mbox
-from stubmail.mbox.snapshot import Snapshot, signature
+from stubmail.mbox.snapshot import Snapshot, settled, signature
 
 Committed = Callable[[Sequence[str]], None]
 
@@ -83,8 +85,8 @@ class Mbox:
         if not self._exists():
             return Snapshot(self.path, Index(), None)
         with self._locked() as lock:
-            seen = signature(lock.fd)
-            return Snapshot(self.path, self._scan(lock), seen)
+            seen, now = signature(lock.fd), time.time()
+            return Snapshot(self.path, self._scan(lock), seen, settled(seen, now))
 
     def remove(self, snapshot: Snapshot, numbers: Iterable[int]) -> int:
         """Delete messages of a snapshot (``numbers`` count from 0, as in the snapshot) and return how many it deleted.
@@ -101,7 +103,7 @@ class Mbox:
             return 0
         with self._locked() as lock:
             now = self._scan(lock)
-            found = snapshot.still_in(now, wanted)
+            found = still_in(snapshot.index, now, wanted)
             if found:
                 with disk.failures(self.path):
                     rewrite.cut_out(self.path, lock.fd, _gaps(now, found), lock.refresh)

@@ -19,7 +19,6 @@ _UNSAFE = re.compile(rb"[\x00-\x20\x7f]+")
 _LAST_SECOND = 253402300799  # of the year 9999: asctime has four digits for a year
 
 _FROM = re.compile(rb"\n(>*From )")
-_MAYBE_QUOTED = re.compile(rb">From ")  # searched for at twice the speed of bytes.find
 _QUOTED = re.compile(rb"\n>(>*From )")
 # A last line of which it is not yet known whether it is a From_ line; of a run of ">" one stands for all.
 _UNDECIDED = re.compile(rb"\n(>?)>*((?:F(?:r(?:om?)?)?)?)")
@@ -33,6 +32,12 @@ def from_line(sender: str, when: float) -> bytes:
     octets = _UNSAFE.sub(b"-", sender.encode("utf-8", "replace"))[:MAX_SENDER] or b"MAILER-DAEMON"
     date = time.asctime(time.gmtime(min(max(0, when), _LAST_SECOND)))
     return b"From " + octets + b" " + date.encode("ascii") + b"\n"
+
+
+def quoted(text: bytes) -> bool:
+    """Tell whether ``>From `` is in it, anywhere."""
+    # Most mail has no such line; which way it is searched is all the same, and this takes a third of the time.
+    return b">" in text and text.rfind(b">From ") >= 0
 
 
 def _undecided(window: bytes) -> tuple[bytes, bytes] | None:
@@ -95,7 +100,7 @@ class ToWire:
         held = b"".join(open_line) if open_line else b""
         self._start = b"\n" + held if open_line else b""
         done = window[: len(window) - len(held)]
-        if b">From " in done:
+        if quoted(done):
             done = _QUOTED.sub(rb"\n\1", done)
         return self._line_ends.feed(done[virtual:])
 
@@ -106,7 +111,7 @@ class ToWire:
 
 def to_wire(content: bytes) -> bytes:
     """Return what ToWire makes of the whole stored content."""
-    if b">From " in content:
+    if quoted(content):
         content = _QUOTED.sub(rb"\n\1", b"\n" + content)[1:]
     return whole(content)
 
@@ -141,7 +146,7 @@ def _line_length(data: bytes, start: bytes) -> int:
     octets = len(data) + data.count(b"\n")
     if b"\r" in data:
         octets += data.count(b"\r") - 2 * data.count(b"\r\n")
-    if _MAYBE_QUOTED.search(data) or (start and data[:1] in b">From "):
+    if quoted(data) or (start and data[:1] in b">From "):
         octets -= len(_QUOTED.findall(start + data))
     return octets
 

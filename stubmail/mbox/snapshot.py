@@ -1,18 +1,19 @@
 """The messages of a mailbox file as one session sees them: where they are, how large on the wire, and their octets."""
 
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stubmail.mbox import disk
 from stubmail.mbox.errors import MboxError
-from stubmail.mbox.format import ToWire, to_wire
+from stubmail.mbox.format import ToWire, quoted, to_wire
 from stubmail.mbox.scan import ContentHash, Index, content_hash
 
 CHUNK = 65536
+REGION = 1 << 20  # octets of neighbours that are read at once, at most
 MAX_FROM_LINE = 1000  # octets of it that from_line returns
+SETTLED = 3.0  # seconds; the coarsest times of change that file systems keep are 2 seconds apart
 
 Signature = tuple[int, int, int, int]  # inode, size, time of modification and of change, the latter not to be forged
 
@@ -36,14 +37,17 @@ class Snapshot:
     64 octets of memory.
     """
 
-    def __init__(self, path: Path, index: Index, seen: Signature | None) -> None:
+    __slots__ = ("_index", "_path", "_seen", "_settled")
+
+    def __init__(self, path: Path, index: Index, seen: Signature | None, settled: bool = False) -> None:
         """For Mbox, or from what was kept of another: ``seen`` is the file's signature before ``index`` was made.
 
-        It is None when there was no file.
+        It is None when there was no file. ``settled``: see there.
         """
         self._path = path
         self._index = index
         self._seen = seen
+        self._settled = settled
 
     @property
     def index(self) -> Index:
@@ -54,6 +58,15 @@ class Snapshot:
     def seen(self) -> Signature | None:
         """The file's signature at that time, None when there was no file."""
         return self._seen
+
+    @property
+    def settled(self) -> bool:
+        """Whether the file, while it has the signature ``seen``, is as it was when ``index`` was made.
+
+        Else its last change was so short before that one more might have left the same signature, and what is read
+        is compared with its hash.
+        """
+        return self._settled
 
     @property
     def size(self) -> int:
@@ -99,38 +112,79 @@ class Snapshot:
         when the snapshot was taken: whoever has already sent a part must break off, not end the message.
         """
         extent = self.extent(index)
-        if extent.end - extent.body <= size:
-            if whole := self._whole(index, extent):
-                yield whole
-            return
         with disk.failures(self._path), disk.closing(self._open()) as fd:
             self._verify(fd, index)
-            wire, content = ToWire(), ContentHash()
+            wire = ToWire()
             held = b""
-            for data in disk.pieces(fd, extent.body, extent.end, size):
-                content.feed(data)
+            for data in self._pieces(fd, index, extent, size):
                 if ready := wire.feed(data):
                     if held:
                         yield held
                     held = ready
-            held += wire.finish()
-            if content.finish() != self.digest(index):
-                raise self._changed()
-            if held:
+            if held := held + wire.finish():
                 yield held
 
-    def _whole(self, index: int, extent: Extent) -> bytes:
-        """Return a small message at once, which is most of what there is to save in time. Raises as chunks does."""
-        with disk.failures(self._path):
-            fd = self._open()
-            try:
-                moved = signature(fd) != self._seen and disk.read(fd, 5, extent.start) != b"From "
-                content = disk.read(fd, extent.end - extent.body, extent.body)
-            finally:
-                os.close(fd)
-        if moved or content_hash(content) != self.digest(index):
+    def several(self, first: int, count: int) -> list[bytes]:
+        """Return message ``first`` and those behind it, ``count`` at most, as chunks makes them, but each in one piece.
+
+        It is for small ones: they are read all at once, and fewer are returned when they take more than REGION
+        octets in the file. The first that is not there any more, or not as it was, ends the list: what then is wrong,
+        ``chunks`` raises.
+        """
+        self._check(first)
+        starts, bodies, ends = self._index.starts, self._index.bodies, self._index.ends
+        last = min(first + count, len(self._index))
+        while last > first and ends[last - 1] - starts[first] > REGION:
+            last = first + (last - first) // 2
+        if last == first:
+            return []
+        start, messages = starts[first], list[bytes]()
+        with disk.failures(self._path), disk.closing(self._open()) as fd:
+            region = disk.read(fd, ends[last - 1] - start, start)
+            sure = self._settled and signature(fd) == self._seen
+        if sure and (messages := self._neighbours(region, first, last)):
+            return messages
+        for at in range(first, last):
+            content = region[bodies[at] - start : ends[at] - start]
+            if not sure and not (region.startswith(b"From ", starts[at] - start) and self._is(at, content)):
+                break
+            messages.append(to_wire(content))
+        return messages
+
+    def _neighbours(self, region: bytes, first: int, last: int) -> list[bytes]:
+        """Return messages ``first`` to ``last`` - 1 of their region of the file, or none where LF is not all to change.
+
+        One pass over all of them takes half of the time.
+        """
+        messages: list[bytes] = []
+        if b"\r" in region or not region.endswith(b"\n") or quoted(region):
+            return messages
+        index, wire, at = self._index, region.replace(b"\n", b"\r\n"), 0
+        for number in range(first, last):
+            if not wire.startswith(b"From ", at):
+                return []
+            at += index.bodies[number] - index.starts[number] + 1
+            end = at + index.octets[number]
+            messages.append(wire[at:end])
+            at = end + 2 * (index.after(number) - index.ends[number])
+        return messages
+
+    def _pieces(self, fd: int, index: int, extent: Extent, size: int) -> Iterator[bytes]:
+        """Yield the stored content in pieces; raises MboxError after the last one when it is not what it was."""
+        content = None if self._settled else ContentHash()
+        at = extent.body
+        for data in disk.pieces(fd, extent.body, extent.end, size):
+            if content is None and signature(fd) != self._seen:  # looked at after reading: until then nobody wrote
+                content = _hash(fd, extent.body, at)
+            if content is not None:
+                content.feed(data)
+            yield data
+            at += len(data)
+        if content is not None and content.finish() != self.digest(index):
             raise self._changed()
-        return to_wire(content)
+
+    def _is(self, index: int, content: bytes) -> bool:
+        return content_hash(content) == self.digest(index)
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self._index):
@@ -151,45 +205,27 @@ class Snapshot:
         if signature(fd) == self._seen:
             return
         extent = self.extent(index)
-        content = ContentHash()
-        for data in disk.pieces(fd, extent.body, extent.end):
-            content.feed(data)
+        content = _hash(fd, extent.body, extent.end)
         if content.finish() != self.digest(index) or disk.read(fd, 5, extent.start) != b"From ":
             raise self._changed()
 
     def _changed(self) -> MboxError:
         return MboxError("4.3.0", f"mailbox {self._path} was changed by another program")
 
-    def still_in(self, now: Index, wanted: Sequence[int]) -> list[int]:
-        """Return which messages of a later Index of the same mailbox are the ``wanted`` ones of this (both ascending).
-
-        What is not there any more is passed over. When some of several identical ones are gone, they are taken to
-        be among the wanted, so that never more go than were wanted.
-        """
-        before = self._index
-        if now.digests.startswith(before.digests):
-            return list(wanted)
-        digests = {before.digest(index) for index in wanted}
-        old, new = _places(before, digests), _places(now, digests)
-        chosen = set(wanted)
-        found = []
-        for digest in digests:
-            ranks = [rank for rank, index in enumerate(old[digest]) if index in chosen]
-            gone = max(0, len(old[digest]) - len(new[digest]))
-            found += [new[digest][rank - gone] for rank in ranks[gone:]]
-        return sorted(found)
-
-
-def _places(index: Index, digests: set[bytes]) -> dict[bytes, list[int]]:
-    """Where in ``index`` the messages with these digests are."""
-    places = defaultdict(list)
-    for number in range(len(index)):
-        if (digest := index.digest(number)) in digests:
-            places[digest].append(number)
-    return places
-
 
 def signature(fd: int) -> Signature:
     """Return what changes with every change of an open file."""
     status = os.fstat(fd)
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def settled(seen: Signature, now: float) -> bool:
+    """Tell whether the last change of a file with this signature was long enough before ``now``, in Unix time."""
+    return max(seen[2:]) / 1e9 + SETTLED < now
+
+
+def _hash(fd: int, start: int, end: int) -> ContentHash:
+    content = ContentHash()
+    for data in disk.pieces(fd, start, end):
+        content.feed(data)
+    return content

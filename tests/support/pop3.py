@@ -1,5 +1,6 @@
 """A maildrop in memory, and a driver that carries out at once what a POP3 session asks for."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from services.pop3d.actions import Close, Commit, DigestLogin, FindKeys, Login, Retrieve, ScramLogin, StartTls
@@ -7,6 +8,7 @@ from services.pop3d.session import Session
 from services.pop3d.stuffing import END, stuff, top
 from services.pop3d.terms import Terms
 from services.pop3d.verifier import Verifier
+from stubmail.errors import TemporaryError
 from stubmail.users import User, Users
 
 NAME, PASSWORD = b"bob", b"open sesame"
@@ -37,6 +39,12 @@ class FakeMaildrop:
     def content(self, number: int) -> Iterator[bytes]:
         message = self.messages[number - 1]
         return (message[at : at + self.piece] for at in range(0, len(message), self.piece))
+
+    def several(self, first: int, count: int) -> list[bytes]:
+        found: list[bytes] = []
+        with contextlib.suppress(TemporaryError):
+            found.extend(b"".join(self.content(number)) for number in range(first, first + count))
+        return found
 
     def older(self, moment: float) -> list[int]:
         return []

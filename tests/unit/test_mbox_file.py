@@ -1,5 +1,6 @@
 """Delivery, reading and removal in a mailbox file that others write to as well."""
 
+import contextlib
 import errno
 import io
 import os
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NotMbox, Snapshot, rewrite
+from stubmail.mbox.snapshot import REGION, settled
+from tests.support.waiting import wait_until
 
 FROM = b"From carol@c.example Thu Jan  1 00:00:00 1970\n"
 ONE = FROM + b"Subject: 1\n\none\n\n"
@@ -40,6 +43,16 @@ def delivery(name: str, content: bytes = b"Subject: new\r\n\r\nnew\r\n") -> Deli
 
 def read(snapshot: Snapshot) -> list[bytes]:
     return [b"".join(snapshot.chunks(number)) for number in range(len(snapshot))]
+
+
+def snapshot_of(mbox: Mbox, old: bool) -> Snapshot:
+    """As it is with a file whose last change was long ago, or just now; in the first case, time has moved on."""
+    snapshot = mbox.snapshot()
+    if old:
+        probe = mbox.path.with_name("probe")
+        wait_until(lambda: probe.write_bytes(b"") == 0 and probe.stat().st_mtime_ns > mbox.path.stat().st_ctime_ns)
+        probe.unlink()
+    return Snapshot(mbox.path, snapshot.index, snapshot.seen, settled=old)
 
 
 def wire(content: bytes) -> bytes:
@@ -293,6 +306,33 @@ class TestSnapshot:
             mbox.remove(snapshot, [0, number])
         assert path.read_bytes() == ONE
 
+    @pytest.mark.parametrize("old", [True, False], ids=["settled", "young"])
+    @pytest.mark.parametrize("last", [b"Subject: 3\n\n", b"", b"no end", b"\r\n", b">From c\n", b"a\rb\n"])
+    def test_neighbours_are_what_chunks_makes_of_each(self, mbox: Mbox, path: Path, old: bool, last: bytes) -> None:
+        path.write_bytes(b"\n" + ONE + b"\n" + TWO + FROM + b"\n" + TWO + FROM + last)
+        snapshot = snapshot_of(mbox, old)
+        assert snapshot.settled is old
+        whole = read(snapshot)
+        for first in range(5):
+            for count in range(1, 7):
+                assert snapshot.several(first, count) == whole[first : first + count]
+
+    def test_neighbours_are_read_as_far_as_there_is_room(self, mbox: Mbox, path: Path) -> None:
+        path.write_bytes(ONE + b"From " + b"x" * REGION + b"\n\n" + TWO * 3)
+        snapshot = snapshot_of(mbox, old=True)
+        assert snapshot.several(0, 5) == [b"Subject: 1\r\n\r\none\r\n"]
+        assert snapshot.several(1, 4) == []
+        assert len(snapshot.several(2, 4)) == 3
+
+    @pytest.mark.parametrize("old", [True, False], ids=["settled", "young"])
+    def test_a_delivery_leaves_the_neighbours_what_they_were(self, mbox: Mbox, path: Path, old: bool) -> None:
+        path.write_bytes(ONE + TWO)
+        snapshot = snapshot_of(mbox, old)
+        mbox.deliver([delivery("a")])
+        assert snapshot.several(0, 9) == read(snapshot)
+        path.write_bytes(path.read_bytes().replace(b"two", b"TWO"))
+        assert snapshot.several(0, 9) == [b"Subject: 1\r\n\r\none\r\n"]
+
     @pytest.mark.parametrize("size", [1, 7, 65536])
     def test_chunks_are_bounded(self, mbox: Mbox, path: Path, size: int) -> None:
         path.write_bytes(FROM + b">From me\r\nand\ryou\n\n" * 50)
@@ -307,6 +347,13 @@ class TestSnapshot:
         assert read(snapshot) == [b"Subject: 1\r\n\r\none\r\n"]
         assert snapshot.from_line(0) == FROM.rstrip()
 
+    def test_when_a_change_may_have_left_no_trace(self, mbox: Mbox, path: Path) -> None:
+        path.write_bytes(ONE)
+        assert not mbox.snapshot().settled
+        seen = (1, 2, 10**9, 5 * 10**9)
+        assert [settled(seen, now) for now in (0.0, 7.9, 8.1)] == [False, False, True]
+
+    @pytest.mark.parametrize("old", [True, False], ids=["settled", "young"])
     @pytest.mark.parametrize(
         "change",
         [
@@ -318,21 +365,26 @@ class TestSnapshot:
         ],
         ids=["gone", "shrunk", "written over", "sorted", "replaced"],
     )
-    def test_a_message_that_changed_is_never_passed_off(self, mbox: Mbox, path: Path, change: object) -> None:
+    def test_a_message_that_changed_is_never_passed_off(
+        self, mbox: Mbox, path: Path, change: object, old: bool
+    ) -> None:
         path.write_bytes(ONE + TWO)
-        snapshot = mbox.snapshot()
+        snapshot = snapshot_of(mbox, old)
         assert callable(change)
         change(path)
-        sent = []
+        sent: list[bytes] = []
         with pytest.raises(MboxError):
             sent.extend(snapshot.chunks(1, 4))
+        with contextlib.suppress(MboxError):
+            sent.extend(snapshot.several(1, 1))
         assert sent == []
         with pytest.raises(MboxError):
             snapshot.from_line(1)
 
-    def test_a_message_that_changes_while_it_is_sent_is_not_ended(self, mbox: Mbox, path: Path) -> None:
+    @pytest.mark.parametrize("old", [True, False], ids=["settled", "young"])
+    def test_a_message_that_changes_while_it_is_sent_is_not_ended(self, mbox: Mbox, path: Path, old: bool) -> None:
         path.write_bytes(ONE + FROM + b"first\n" * 10 + b"last\n\n")
-        snapshot = mbox.snapshot()
+        snapshot = snapshot_of(mbox, old)
         chunks = snapshot.chunks(1, 10)
         sent = next(chunks)
         path.write_bytes(path.read_bytes().replace(b"last", b"LAST"))
@@ -340,6 +392,14 @@ class TestSnapshot:
             for chunk in chunks:
                 sent += chunk
         assert not sent.endswith(b"LAST\r\n")
+
+    @pytest.mark.parametrize("old", [True, False], ids=["settled", "young"])
+    def test_mail_that_comes_while_a_message_is_sent_does_not_disturb(self, mbox: Mbox, path: Path, old: bool) -> None:
+        path.write_bytes(ONE + FROM + b"first\n" * 10 + b"last\n\n")
+        chunks = snapshot_of(mbox, old).chunks(1, 10)
+        sent = next(chunks)
+        mbox.deliver([delivery("a")])
+        assert sent + b"".join(chunks) == b"first\r\n" * 10 + b"last\r\n"
 
 
 class TestRemoval:

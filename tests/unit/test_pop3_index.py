@@ -22,7 +22,7 @@ def mbox(*contents: bytes) -> bytes:
 
 
 FILE = mbox(b"one\n", b"two\r\n>From x\n", b"one\n", b"X-UIDL: x\n\n", b"last\n")
-RECORD = Record((7, len(FILE), 123, -5), scan(FILE), {2: 2}, b"memory")
+RECORD = Record((7, len(FILE), 123, -5), scan(FILE), {2: 2}, b"memory", settled=True)
 
 
 def columns(index: Index) -> list[object]:
@@ -32,6 +32,7 @@ def columns(index: Index) -> list[object]:
 def test_a_record_survives_the_file() -> None:
     again = Record.from_wire(RECORD.to_wire())
     assert (again.seen, again.numbers, again.memory) == (RECORD.seen, RECORD.numbers, RECORD.memory)
+    assert again.settled
     assert columns(again.index) == columns(RECORD.index)
 
 

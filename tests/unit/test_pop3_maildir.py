@@ -66,7 +66,21 @@ def test_sizes_are_exactly_what_is_sent(path: Path, stored: bytes, wire: bytes) 
     put(path, "new", "1.x", stored)
     maildrop = MaildirLocation(path).open()
     assert content(maildrop, 1) == wire
+    assert maildrop.several(1, 2) == [wire]
     assert maildrop.octets == [len(wire)]
+    maildrop.close()
+
+
+def test_neighbours_end_before_the_first_that_is_not_as_it_was(path: Path) -> None:
+    for number in range(1, 5):
+        put(path, "cur", f"{number}.x:2,", b"%d\n" % number)
+    maildrop = MaildirLocation(path).open()
+    assert maildrop.several(2, 3) == [b"2\r\n", b"3\r\n", b"4\r\n"]
+    (path / "cur" / "2.x:2,").rename(path / "cur" / "2.x:2,S")
+    put(path, "cur", "4.x:2,", b"more\n")
+    assert maildrop.several(1, 4) == [b"1\r\n", b"2\r\n", b"3\r\n"]
+    (path / "cur" / "2.x:2,S").unlink()
+    assert maildrop.several(1, 4) == [b"1\r\n"]
     maildrop.close()
 
 

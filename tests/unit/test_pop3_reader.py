@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.pop3d.actions import Retrieve
-from services.pop3d.reader import AHEAD, BLOCK, Reader
+from services.pop3d.reader import AHEAD, BLOCK, NEIGHBOURS, TOGETHER, Reader
 from services.pop3d.wire import retrieved
 from stubmail.errors import TemporaryError
 from tests.support.pop3 import FakeMaildrop
@@ -17,6 +17,7 @@ class Counting(FakeMaildrop):
     def __init__(self, messages: list[bytes], piece: int = 1 << 16, broken: dict[int, int] | None = None) -> None:
         super().__init__(messages, piece)
         self.read: list[int] = []
+        self.several_calls: list[tuple[int, int]] = []
         self.broken = broken or {}
 
     def content(self, number: int) -> Iterator[bytes]:
@@ -25,6 +26,10 @@ class Counting(FakeMaildrop):
             if self.broken.get(number) == count:
                 raise TemporaryError("4.3.0", "changed")
             yield piece
+
+    def several(self, first: int, count: int) -> list[bytes]:
+        self.several_calls.append((first, count))
+        return super().several(first, count)
 
 
 class Lying(FakeMaildrop):
@@ -62,18 +67,37 @@ def test_a_large_message_leaves_in_blocks() -> None:
     blocks = run(Reader(maildrop, "s"), retr(maildrop, 2))
     assert b"".join(blocks) == whole(maildrop.messages[1])
     assert max(map(len, blocks)) <= BLOCK + 2 * (1 << 16)
-    assert len(blocks) > 10
+    assert len(blocks) > 2_000_000 // (2 * BLOCK)
 
 
 def test_messages_taken_in_order_are_read_ahead_within_bounds() -> None:
     maildrop = Counting([b"x" * 4000 + b"\r\n"] * 100)
     reader = Reader(maildrop, "s")
     assert run(reader, retr(maildrop, 1)) == [whole(maildrop.messages[0])]
-    assert len(maildrop.read) == 1 + AHEAD // 4002
+    assert len(maildrop.read) == AHEAD // 4002
     for number in range(2, 100):
         item = retr(maildrop, number)
         assert (reader.cached(item) or run(reader, item)[0]) == whole(maildrop.messages[0])
     assert sorted(maildrop.read) == list(range(1, 101))
+
+
+def test_neighbours_that_are_asked_for_in_one_run_are_read_together() -> None:
+    maildrop = Counting([b"%d\r\n" % number for number in range(1, 10)])
+    reader = Reader(maildrop, "s")
+    numbers = (2, 3, 4, 8, 7, 3)
+    items = [item for number in numbers for item in (retr(maildrop, number), b"+OK\r\n")]
+    top = Retrieve(5, 0, b"+OK\r\n")
+    expected = b"".join(whole(b"%d\r\n" % number) + b"+OK\r\n" for number in numbers)
+    assert run(reader, *items, top) == [expected + b"+OK\r\n5\r\n.\r\n"]
+    assert maildrop.several_calls == [(2, 3), (8, 1), (7, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("size", [0, 100, 30_000])
+def test_how_much_is_read_together_is_bounded(size: int) -> None:
+    maildrop = Counting([b"x" * size] * 1000)
+    blocks = run(Reader(maildrop, "s"), *(retr(maildrop, number) for number in range(1, 1001)))
+    assert b"".join(blocks) == whole(b"x" * size) * 1000
+    assert max(count for _, count in maildrop.several_calls) == min(NEIGHBOURS, TOGETHER // max(size, 1))
 
 
 def test_nothing_is_read_ahead_for_a_client_that_jumps_about_or_looks_at_tops() -> None:
