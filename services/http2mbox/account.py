@@ -89,6 +89,7 @@ class Account:
         self.jar = CookieJar(directory / FILE_NAME)
         self._maildrop = maildrop
         self._clock = clock
+        self.turn = threading.Lock()  # of the one domain whose mail is being opened and delivered
         self._delivering = threading.Lock()
         self._correspondents: dict[str, list[Certificate]] | None = None
         self._contacts = Contacts({})

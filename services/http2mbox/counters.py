@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from services.http2mbox.pull import Tally
+from services.http2mbox.tally import Tally
 from stubmail import counters
 from stubmail.log import event
 from stubmail.metrics import Count, Durations, Family, names

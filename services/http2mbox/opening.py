@@ -1,8 +1,8 @@
 """A fetched post becomes a message for the maildrop: decrypted and verified, or by order released with a warning."""
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from datetime import datetime
 
 from services.http2mbox.account import Account, Arrival
@@ -13,7 +13,7 @@ from services.http2mbox.trust import Untrusted, verify
 from stubmail.address import Address
 from stubmail.envelope import EnvelopeError, unwrap
 from stubmail.log import event
-from stubmail.openpgp import Certificate, OpenPGPError
+from stubmail.openpgp import Certificate, CertificateOf, OpenPGPError, Sealed, Unsealed
 from stubmail.store_answers import Listed
 
 _log = logging.getLogger("http2mbox")
@@ -36,30 +36,44 @@ class Opening:
         """Have a post delivered whatever is wrong with it; ``verdict``: why it would not even be fetched."""
         self._released[post.id, post.sender] = verdict
 
-    def open(self, post: Listed, content: bytes) -> Arrival:
-        """Return what is to be delivered of a post. Raises Untrusted, AccountTrouble when our own key fails."""
-        if (post.id, post.sender) not in self._released:
-            return self._verified(post, content)
-        verdict = self._released[post.id, post.sender]
+    def open_all(
+        self, posts: Sequence[Listed], content: Callable[[Listed], bytes]
+    ) -> Generator[tuple[Listed, Arrival | Untrusted]]:
+        """Yield each post, in order, and what is to be delivered of it, or why nothing is.
+
+        ``content`` returns a post's octets; it is asked some way ahead. Raises AccountTrouble when our own key fails.
+        """
+        sealed = (Sealed(content(post), self._certificates(post.sender)) for post in posts)
+        with closing(self._account.identity.unseal_all(sealed, self._max_post)) as results:
+            for post, result in zip(posts, results, strict=True):
+                try:
+                    yield post, self._opened(post, result, content)
+                except Untrusted as verdict:
+                    yield post, verdict
+
+    def _opened(self, post: Listed, result: Unsealed | OpenPGPError, content: Callable[[Listed], bytes]) -> Arrival:
+        key = post.id, post.sender
+        verdict = self._released.get(key)
         if verdict is None:
             try:
-                return self._verified(post, content)
+                return self._verified(post, result)
             except Untrusted as error:
+                if key not in self._released:
+                    raise
                 verdict = error
-        return self._unverified(post, content, verdict)
+        return self._unverified(post, content(post), verdict)
 
-    def _verified(self, post: Listed, content: bytes) -> Arrival:
-        account = self._account
-
+    def _certificates(self, sender: str) -> CertificateOf:
         def certificate_of(name: str) -> Certificate | None:
             # Anybody else in the keyring is looked up only to say who it was that signed.
-            return self._contacts.signer(name, post.sender) or account.keyring.by_fingerprint(name)
+            return self._contacts.signer(name, sender) or self._account.keyring.by_fingerprint(name)
 
-        try:
-            unsealed = account.identity.unseal(content, certificate_of, self._max_post)
-        except OpenPGPError as error:
-            raise _translated(error, post) from error
-        verified = verify(unsealed, post, account.recipient, self._contacts)
+        return certificate_of
+
+    def _verified(self, post: Listed, result: Unsealed | OpenPGPError) -> Arrival:
+        if isinstance(result, OpenPGPError):
+            raise _translated(result, post) from result
+        verified = verify(result, post, self._account.recipient, self._contacts)
         receipt = self._receipt(post, verified.sender)
         return Arrival((post.id, post.sender), verified.sender, delivered_form(verified.message, receipt))
 

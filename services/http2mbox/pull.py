@@ -8,17 +8,18 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Protocol
 
-from services.http2mbox.account import Account, Arrival
+from services.http2mbox.account import Account
 from services.http2mbox.causes import causes, compose
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.held import Held
-from services.http2mbox.incoming import Fetcher, Incoming, Stopped
+from services.http2mbox.intake import Client as IntakeClient
+from services.http2mbox.intake import Intake, key_of
 from services.http2mbox.listing import check_page, others_of
 from services.http2mbox.opening import Opening
-from services.http2mbox.state import AccountTrouble, OtherSender, PostKey
-from services.http2mbox.trust import REFUSED, TOO_LARGE, Untrusted, admit
-from services.http2mbox.workers import MemoryGate
-from stubmail.errors import TemporaryError
+from services.http2mbox.state import OtherSender
+from services.http2mbox.tally import Tally
+from services.http2mbox.trust import TOO_LARGE, Untrusted, admit
+from services.http2mbox.workers import Lane, MemoryGate
 from stubmail.log import event
 from stubmail.pull_state import DROP, RELEASE
 from stubmail.store_answers import Listed, Listing, Other
@@ -27,21 +28,16 @@ MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would
 PAGE = 1_000  # posts
 MAX_PAGES = 1_000  # in one round; the rest comes in the next
 MAX_OTHERS = 1_000  # others with mail waiting that are noted of one store
-MAX_GONE = 1_000  # posts listed but not there
-BATCH_POSTS = 100
+BATCH_POSTS = 500
 BATCH_OCTETS = 16 * 2**20
-COMMIT_OCTETS = 4 * 2**20  # of messages in memory before they go into the maildrop
-MEMORY_FACTOR = 9  # times a post's size is what decrypting it takes at the peak
 
 _log = logging.getLogger("http2mbox")
 
 
-class Client(Fetcher, Protocol):
+class Client(IntakeClient, Protocol):
     """The part of a StoreClient that a pull uses; see there for what it raises."""
 
     def list(self, senders: Iterable[str], after: int = 0, limit: int = PAGE) -> Listing: ...
-
-    def ack(self, ids: Iterable[bytes]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +52,6 @@ class Limits:
     full_check: float = 3600.0
     keep: bool = False
     dry_run: bool = False
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one pull did, in posts; ``serial`` is the largest that waited at its beginning, from whomever.
-
-    ``complete``: everything up to that serial has been dealt with.
-    """
-
-    delivered: int = 0
-    repeated: int = 0  # delivered before, now acknowledged
-    held: int = 0
-    skipped: int = 0  # of senders of whom too much is held already
-    dropped: int = 0  # by order, now acknowledged
-    notices: int = 0  # about what is held
-    gone: int = 0
-    waiting: int = 0  # listed and to be delivered; counted by a dry run
-    serial: int = 0
-    complete: bool = False
 
 
 class Pull:
@@ -101,40 +78,57 @@ class Pull:
         self._store_host = store_host
         self._client = client
         self._limits = limits
-        self._gate = gate
-        self._stopping = stopping
         self._clock = clock
         self._held = Held(account.state, domain, contacts.domains[domain].digest, account.address, clock)
         self._opening = Opening(account, contacts, store_host, limits.max_post, self._now)
+        self._listed_all = False
+        self._lane = Lane()
         self.tally = Tally()
+        self._intake = Intake(
+            account, self._opening, client, self._lane, gate, self.tally, self._hold, stopping, keep=limits.keep
+        )
 
     def run(self) -> Tally:
         """Deal with everything that waits; ``tally`` says how far it came, also when this raises.
 
         Raises AccountTrouble when the account's own side does not work, TemporaryError or StoreRefused for the store's.
         """
-        senders = self._contacts.domains[self._domain]
         others: dict[tuple[str, str], Other] = {}
-        pages = 0
-        for chunk in _chunks(sorted(senders.fingerprints), MAX_SENDERS):
-            after, more = 0, True
-            while more:
-                if pages == MAX_PAGES:
-                    return self.tally
-                page = self._client.list(chunk, after, PAGE)
-                check_page(page, chunk, after)
-                pages += 1
-                if pages == 1:
-                    self.tally.serial = page.serial
+        with self._intake:
+            for page in self._pages():
                 if len(others) < MAX_OTHERS:
                     others.update(((other.sender, other.address.key), other) for other in page.others)
                 self._deal_with(page.posts)
-                more = page.more
-                after = page.posts[-1].serial if more else 0
+            self._intake.finish()
+        if not self._listed_all:
+            return self.tally
         if not self._limits.dry_run:
             self._conclude(others.values())
         self.tally.complete = True
         return self.tally
+
+    def _pages(self) -> Iterator[Listing]:
+        """Yield what the store lists, page by page; while one is dealt with, the next one is on its way."""
+        chunks = _chunks(sorted(self._contacts.domains[self._domain].fingerprints), MAX_SENDERS)
+        chunk, after = next(chunks, None), 0
+        for number in range(MAX_PAGES):
+            if chunk is None:
+                break
+            if number == 0:
+                coming = self._lane.run(self._client.list, chunk, after, PAGE)
+            page = coming.result()
+            check_page(page, chunk, after)
+            if number == 0:
+                self.tally.serial = page.serial
+            if page.more:
+                after = page.posts[-1].serial
+            else:
+                chunk, after = next(chunks, None), 0
+            if chunk is not None and number + 1 < MAX_PAGES:
+                self._lane.branch_off()
+                coming = self._lane.run(self._client.list, chunk, after, PAGE)
+            yield page
+        self._listed_all = chunk is None
 
     def _conclude(self, others: Collection[Other]) -> None:
         self._held.conclude()
@@ -150,19 +144,24 @@ class Pull:
 
     def _deal_with(self, posts: Sequence[Listed]) -> None:
         """Sort one page: what was delivered before is acknowledged, what is held stays, the rest is fetched."""
+        if self.tally.held:
+            self._intake.finish()  # so that it shows whether a sender floods us
         self._drop([post for post in posts if self._held.decision(post) == DROP])
-        there = self._account.state.delivered(map(_key, posts))
+        there = self._account.state.delivered(map(key_of, posts))
         wanted = [
-            post for post in posts if _key(post) not in there and not self._held.keeps(post) and self._wants(post)
+            post for post in posts if key_of(post) not in there and not self._held.keeps(post) and self._wants(post)
         ]
         self.tally.waiting += len(wanted)
         if self._limits.dry_run:
             return
         if there:
             self.tally.repeated += len(there)
-            self._acknowledge([post for post in posts if _key(post) in there])
-        for batch in _batches(wanted):
-            self._pull_batch(batch)
+            self._intake.acknowledge([post for post in posts if key_of(post) in there])
+        batches = list(_batches(wanted))
+        if len(batches) > 1:
+            self._lane.branch_off()
+        for batch in batches:
+            self._intake.take(batch)
 
     def _wants(self, post: Listed) -> bool:
         """Judge a post by its listing: whether it is to be fetched; if not, it is counted and perhaps held."""
@@ -184,65 +183,10 @@ class Pull:
 
     def _drop(self, posts: Sequence[Listed]) -> None:
         if posts and not self._limits.dry_run:
-            self._account.drop([_key(post) for post in posts])
+            self._account.drop([key_of(post) for post in posts])
             self.tally.dropped += len(posts)
             for post in posts:
                 event(_log, "dropped", post.id.hex(), sender=post.address, to=self._account.address)
-
-    def _pull_batch(self, batch: Sequence[Listed]) -> None:
-        if self._stopping():
-            raise Stopped("4.3.2", "stopping")
-        try:
-            with Incoming(self._account.directory, self._stopping) as incoming:
-                trouble: TemporaryError | None = None
-                try:
-                    incoming.fetch(self._client, batch)
-                except TemporaryError as error:
-                    trouble = error  # what came whole before counts
-                largest = max((post.size for post in incoming.complete), default=0)
-                with self._gate.room(COMMIT_OCTETS + MEMORY_FACTOR * largest):
-                    self._open_and_deliver(incoming)
-        except OSError as error:
-            raise AccountTrouble("4.3.0", f"{self._account.directory}: {error.strerror or error}") from error
-        self.tally.gone += len(incoming.gone)
-        if trouble is not None:
-            raise trouble
-        if self.tally.gone > MAX_GONE:
-            raise TemporaryError("4.3.0", "the store lists posts that it does not have")
-
-    def _open_and_deliver(self, incoming: Incoming) -> None:
-        arrivals: list[Arrival] = []
-        posts: list[Listed] = []
-        octets = 0
-        for post in incoming.complete:
-            try:
-                arrivals.append(self._opening.open(post, incoming.content(post)))
-            except Untrusted as verdict:
-                self._hold(post, verdict)
-                continue
-            posts.append(post)
-            octets += len(arrivals[-1].message)
-            if octets >= COMMIT_OCTETS:
-                self._deliver(arrivals, posts)
-                arrivals, posts, octets = [], [], 0
-        self._deliver(arrivals, posts)
-
-    def _deliver(self, arrivals: Sequence[Arrival], posts: Sequence[Listed]) -> None:
-        if not arrivals:
-            return
-        deposit = self._account.deliver(arrivals)
-        self.tally.delivered += len(deposit.new)
-        self.tally.repeated += len(arrivals) - len(deposit.new) - len(deposit.refused)
-        for arrival in deposit.new:
-            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
-        for post in posts:
-            if text := deposit.refused.get(_key(post)):
-                self._hold(post, Untrusted(REFUSED, text))
-        self._acknowledge([post for post in posts if _key(post) not in deposit.refused])
-
-    def _acknowledge(self, posts: Sequence[Listed]) -> None:
-        if posts and not self._limits.keep:
-            self._client.ack([post.id for post in posts])
 
     def _hold(self, post: Listed, verdict: Untrusted) -> None:
         self.tally.held += 1
@@ -263,10 +207,6 @@ class Pull:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
-
-
-def _key(post: Listed) -> PostKey:
-    return post.id, post.sender
 
 
 def _chunks(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:

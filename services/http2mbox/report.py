@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.http2mbox.outbox import Told
-from services.http2mbox.pull import Tally
 from services.http2mbox.state import Standing
+from services.http2mbox.tally import Tally
 
 NOTHING_NEW = 1
 

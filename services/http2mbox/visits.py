@@ -16,9 +16,10 @@ from services.http2mbox.checks import Place
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.counters import Counters
 from services.http2mbox.incoming import Stopped
-from services.http2mbox.pull import Client, Limits, Pull, Tally
+from services.http2mbox.pull import Client, Limits, Pull
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.state import AccountTrouble
+from services.http2mbox.tally import Tally
 from services.http2mbox.workers import MemoryGate
 from stubmail.cookies import Cookie, Seen
 from stubmail.datagram import Unknown, Waiting

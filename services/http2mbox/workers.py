@@ -27,18 +27,7 @@ class Workers(Executor):
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``function`` in a thread as soon as one is free; first come, first served."""
         future: Future[T] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 (whoever awaits the future gets it)
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._jobs.put(job)
+        self._jobs.put(lambda: _run(future, function, *args, **kwargs))
         if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
             thread = threading.Thread(target=self._work, name=f"worker-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
@@ -63,6 +52,45 @@ class Workers(Executor):
             if job is None:
                 return
             job()
+
+
+def _run(future: Future[T], function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 (whoever awaits the future gets it)
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+class Lane:
+    """Runs jobs one after the other: at once, or after ``branch_off`` in a thread of its own while the caller goes on.
+
+    For what is asked of one store: a single question is not worth a thread, and a connection of its own.
+    """
+
+    def __init__(self) -> None:
+        self._workers: Workers | None = None
+
+    def branch_off(self) -> None:
+        """Let what comes now run ahead of the caller."""
+        self._workers = self._workers or Workers(1)
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``function`` when all before it are through."""
+        if self._workers:
+            return self._workers.submit(function, *args, **kwargs)
+        future: Future[T] = Future()
+        _run(future, function, *args, **kwargs)
+        return future
+
+    def close(self) -> None:
+        """Return when all jobs are through."""
+        if self._workers:
+            self._workers.shutdown()
+            self._workers = None
 
 
 class MemoryGate:

@@ -2,12 +2,13 @@
 
 from stubmail.openpgp.certificate import MAX_CERTIFICATE, Certificate
 from stubmail.openpgp.errors import OpenPGPError, Reason
-from stubmail.openpgp.identity import Identity, Sealed, Unsealed
+from stubmail.openpgp.identity import CertificateOf, Identity, Sealed, Unsealed
 from stubmail.openpgp.operations import encrypt, split, verify
 
 __all__ = [
     "MAX_CERTIFICATE",
     "Certificate",
+    "CertificateOf",
     "Identity",
     "OpenPGPError",
     "Reason",

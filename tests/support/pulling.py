@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.http2mbox.pull import Client, Limits, Pull, Tally
+from services.http2mbox.pull import Client, Limits, Pull
 from services.http2mbox.state import Standing
+from services.http2mbox.tally import Tally
 from services.http2mbox.workers import MemoryGate
 from stubmail.openpgp import Certificate
 from tests.support.fake_store import (

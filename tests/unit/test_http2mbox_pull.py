@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.http2mbox import held, pull
+from services.http2mbox import held, intake, pull
 from services.http2mbox.incoming import Stopped
 from services.http2mbox.pull import Limits, Pull
 from services.http2mbox.state import AccountTrouble, Standing, delivery_name
@@ -72,11 +72,19 @@ def test_many_posts_come_in_pages_and_batches(bob: Setup) -> None:
 
 
 def test_a_batch_is_committed_before_it_fills_the_memory(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pull, "COMMIT_OCTETS", 5000)
+    monkeypatch.setattr(intake, "COMMIT_OCTETS", 5000)
     for number in range(4):
         bob.store.put_message(number, honest_message(number) + b"x" * 3000 + b"\r\n")
+    sizes, deliver = [], bob.maildrop.deliver
+
+    def counted(messages, committed):
+        sizes.append(len(messages))
+        deliver(messages, committed)
+
+    monkeypatch.setattr(bob.maildrop, "deliver", counted)
     assert bob.pull().delivered == 4
-    assert bob.store.calls == ["list", "fetch", "ack", "ack"]
+    assert sizes == [2, 2]
+    assert bob.store.calls == ["list", "fetch", "ack"]
 
 
 def test_batches_are_bounded_in_octets_and_a_larger_post_goes_alone(
@@ -292,7 +300,7 @@ def test_posts_that_are_gone_meanwhile_are_passed_over(bob: Setup) -> None:
 
 
 def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pull, "MAX_GONE", 10)
+    monkeypatch.setattr(intake, "MAX_GONE", 10)
     bob.store.page = 5
     posts = [bob.store.put_message(number) for number in range(30)]
     for post in posts:
@@ -306,7 +314,7 @@ def test_a_store_that_lists_what_it_does_not_have_is_left_alone(bob: Setup, monk
 
     with pytest.raises(TemporaryError, match="does not have"):
         bob.pull(client=Empty())
-    assert bob.store.calls.count("list") == 3
+    assert bob.store.calls.count("list") <= 3 + 2  # two of them ahead
 
 
 def test_a_sender_that_floods_with_forgeries_is_left_alone_and_delays_nobody(

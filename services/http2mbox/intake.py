@@ -1,0 +1,167 @@
+"""How posts come in, batch after batch: fetched ahead, opened in one stream, delivered together, then acknowledged."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Protocol
+
+from services.http2mbox.account import Account, Arrival
+from services.http2mbox.incoming import Fetcher, Incoming, Stopped
+from services.http2mbox.opening import Opening
+from services.http2mbox.state import AccountTrouble, PostKey
+from services.http2mbox.tally import Tally
+from services.http2mbox.trust import REFUSED, Untrusted
+from services.http2mbox.workers import Lane, MemoryGate
+from stubmail.errors import TemporaryError
+from stubmail.log import event
+from stubmail.store_answers import Listed
+
+COMMIT_POSTS = 250  # that go into the maildrop together
+COMMIT_OCTETS = 4 * 2**20  # of messages in memory before they go there
+MEMORY_FACTOR = 9  # times a post's size is what decrypting it takes at the peak
+MAX_GONE = 1_000  # posts listed but not there
+
+_log = logging.getLogger("http2mbox")
+
+
+class Client(Fetcher, Protocol):
+    """The part of a StoreClient that fetched posts need."""
+
+    def ack(self, ids: Sequence[bytes]) -> None: ...
+
+
+class Intake:
+    """Takes in what one pass fetches from one store; use it as a context manager.
+
+    All that is asked of the store goes through ``lane``. While one batch is dealt with, the next one is on its way.
+    ``hold`` is called with what is not to be delivered.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        opening: Opening,
+        client: Client,
+        lane: Lane,
+        gate: MemoryGate,
+        tally: Tally,
+        hold: Callable[[Listed, Untrusted], None],
+        stopping: Callable[[], bool],
+        *,
+        keep: bool,
+    ) -> None:
+        self._account = account
+        self._opening = opening
+        self._client = client
+        self._lane = lane
+        self._gate = gate
+        self._tally = tally
+        self._hold = hold
+        self._stopping = stopping
+        self._keep = keep
+        self._given_up = False
+        self._coming: deque[tuple[Incoming, Future[TemporaryError | None]]] = deque()
+        self._acks: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "Intake":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._given_up = True  # which ends what is being fetched; acknowledgements still go out
+        self._lane.close()
+        for incoming, _future in self._coming:
+            incoming.close()
+
+    def take(self, batch: Sequence[Listed]) -> None:
+        """Have a batch fetched, and deal with the one before meanwhile.
+
+        Raises AccountTrouble when the account's own side does not work, TemporaryError or StoreRefused for the store's.
+        """
+        if self._stopping():
+            raise Stopped("4.3.2", "stopping")
+        incoming = Incoming(self._account.directory, lambda: self._given_up or self._stopping())
+        self._coming.append((incoming, self._lane.run(self._fetch, incoming, batch)))
+        while len(self._coming) > 1:
+            self._deal_with_first()
+
+    def finish(self) -> None:
+        """Deal with all that has been taken, and return when that is acknowledged. Raises as ``take``."""
+        while self._coming:
+            self._deal_with_first()
+        while self._acks:
+            self._acks.popleft().result()
+
+    def acknowledge(self, posts: Sequence[Listed]) -> None:
+        """Have these posts acknowledged, soon. Raises what an earlier acknowledgement has led to."""
+        if posts and not self._keep:
+            self._acks.append(self._lane.run(self._client.ack, [post.id for post in posts]))
+        while self._acks and self._acks[0].done():
+            self._acks.popleft().result()
+
+    def _fetch(self, incoming: Incoming, batch: Sequence[Listed]) -> TemporaryError | None:
+        try:
+            incoming.fetch(self._client, batch)
+        except TemporaryError as error:
+            return error  # what came whole before counts
+        return None
+
+    def _deal_with_first(self) -> None:
+        incoming, fetched = self._coming.popleft()
+        with closing(incoming):
+            try:
+                trouble = fetched.result()
+                if self._stopping():
+                    raise Stopped("4.3.2", "stopping")
+                self._open_and_deliver(incoming)
+            except OSError as error:
+                raise AccountTrouble("4.3.0", f"{self._account.directory}: {error.strerror or error}") from error
+        self._tally.gone += len(incoming.gone)
+        if trouble is not None:
+            raise trouble
+        if self._tally.gone > MAX_GONE:
+            raise TemporaryError("4.3.0", "the store lists posts that it does not have")
+
+    def _open_and_deliver(self, incoming: Incoming) -> None:
+        largest = max((post.size for post in incoming.complete), default=0)
+        done: list[Listed] = []
+        try:
+            # Domains of one account take turns anyway; here they do so before they take room that others wait for.
+            with self._account.turn, self._gate.room(COMMIT_OCTETS + MEMORY_FACTOR * largest):
+                arrivals: list[Arrival] = []
+                posts: list[Listed] = []
+                octets = 0
+                with closing(self._opening.open_all(incoming.complete, incoming.content)) as opened:
+                    for post, outcome in opened:
+                        if isinstance(outcome, Untrusted):
+                            self._hold(post, outcome)
+                            continue
+                        arrivals.append(outcome)
+                        posts.append(post)
+                        octets += len(outcome.message)
+                        if octets >= COMMIT_OCTETS or len(posts) == COMMIT_POSTS:
+                            done += self._deliver(arrivals, posts)
+                            arrivals, posts, octets = [], [], 0
+                done += self._deliver(arrivals, posts)
+        finally:
+            self.acknowledge(done)
+
+    def _deliver(self, arrivals: Sequence[Arrival], posts: Sequence[Listed]) -> list[Listed]:
+        """Deliver and return what may be acknowledged."""
+        if not arrivals:
+            return []
+        deposit = self._account.deliver(arrivals)
+        self._tally.delivered += len(deposit.new)
+        self._tally.repeated += len(arrivals) - len(deposit.new) - len(deposit.refused)
+        for arrival in deposit.new:
+            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
+        for post in posts:
+            if text := deposit.refused.get(key_of(post)):
+                self._hold(post, Untrusted(REFUSED, text))
+        return [post for post in posts if key_of(post) not in deposit.refused]
+
+
+def key_of(post: Listed) -> PostKey:
+    """Return what tells a post from others."""
+    return post.id, post.sender
