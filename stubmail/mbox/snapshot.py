@@ -13,7 +13,7 @@ from stubmail.mbox.scan import ContentHash, Index, content_hash
 CHUNK = 65536
 REGION = 1 << 20  # octets of neighbours that are read at once, at most
 MAX_FROM_LINE = 1000  # octets of it that from_line returns
-SETTLED = 3.0  # seconds; the coarsest times of change that file systems keep are 2 seconds apart
+FINE, COARSE = 100_000_000, 3_000_000_000  # nanoseconds, more than times of change are apart that file systems keep
 
 Signature = tuple[int, int, int, int]  # inode, size, time of modification and of change, the latter not to be forged
 
@@ -220,8 +220,13 @@ def signature(fd: int) -> Signature:
 
 
 def settled(seen: Signature, now: float) -> bool:
-    """Tell whether the last change of a file with this signature was long enough before ``now``, in Unix time."""
-    return max(seen[2:]) / 1e9 + SETTLED < now
+    """Tell whether the last change of a file with this signature was long enough before ``now``, in Unix time.
+
+    That is so when any later change shows in its times: those of ext4 and its like are some milliseconds apart, those
+    of others, whole milliseconds, up to 2 seconds.
+    """
+    apart = FINE if all(moment % 1_000_000 for moment in seen[2:]) else COARSE
+    return max(seen[2:]) + apart < now * 1e9
 
 
 def _hash(fd: int, start: int, end: int) -> ContentHash:

@@ -348,10 +348,12 @@ class TestSnapshot:
         assert snapshot.from_line(0) == FROM.rstrip()
 
     def test_when_a_change_may_have_left_no_trace(self, mbox: Mbox, path: Path) -> None:
+        assert not settled((1, 2, 3, 4 * 10**9), 3.9)
+        fine, coarse = 5 * 10**9 + 1, 5 * 10**9
+        assert [settled((1, 2, fine - 7, fine), now) for now in (5.0, 5.09, 5.11)] == [False, False, True]
+        assert [settled((1, 2, coarse, fine), now) for now in (7.9, 8.1)] == [False, True]
         path.write_bytes(ONE)
-        assert not mbox.snapshot().settled
-        seen = (1, 2, 10**9, 5 * 10**9)
-        assert [settled(seen, now) for now in (0.0, 7.9, 8.1)] == [False, False, True]
+        assert wait_until(lambda: mbox.snapshot().settled)
 
     @pytest.mark.parametrize("old", [True, False], ids=["settled", "young"])
     @pytest.mark.parametrize(
