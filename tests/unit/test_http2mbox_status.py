@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from services.http2mbox.counters import Counters
-from services.http2mbox.tally import Tally
 from services.http2mbox.state import Standing, StateError
 from services.http2mbox.status import Status
+from services.http2mbox.tally import Tally
 from stubmail.errors import TemporaryError
 
 
