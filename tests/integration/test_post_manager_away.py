@@ -47,11 +47,13 @@ def assert_away(store: StoreProcess, *words: str) -> None:
     assert (code(refused), refused.status_code) == ("unavailable", 503)
     assert int(refused.headers["Retry-After"]) > 0
     assert store.ask_admin("/livez").status_code == 200
-    ready = store.ask_admin("/readyz")
-    assert ready.status_code == 503
-    problem = json.loads(ready.data)["checks"]["database"]
-    for word in words:
-        assert word in problem, problem
+
+    def problem() -> str:
+        ready = store.ask_admin("/readyz")
+        assert ready.status_code == 503
+        return str(json.loads(ready.data)["checks"]["database"])
+
+    wait_until(lambda: all(word in problem() for word in words), 30, f"{words} in /readyz")  # each worker finds out
     metrics = store.ask_admin("/metrics").data.decode()
     assert "stubmail_store_database_up 0" in metrics
     assert 'stubmail_store_refusals_total{code="unavailable"}' in metrics

@@ -5,9 +5,8 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
 from flask import Flask, Response, request
@@ -15,9 +14,9 @@ from werkzeug.exceptions import HTTPException
 
 from services.post_manager.counters import REFUSED, Counters
 from services.post_manager.http.admission import Gate
+from services.post_manager.http.asked import Asked
 from services.post_manager.http.delivery import ContentGone
 from services.post_manager.http.meter import Meter
-from services.post_manager.http.multipart import MultipartError, parse_boundary
 from services.post_manager.http.operations import JSON, Answer, Operations
 from services.post_manager.http.parts import Parts
 from services.post_manager.settings import Network
@@ -26,6 +25,8 @@ from services.post_manager.storage.errors import Conflict, StorageError, Storage
 from services.post_manager.tokens import TokenGate
 from stubmail.log import Sparing
 from stubmail.request import Refusal
+from stubmail.steps import Steps
+from stubmail.wsgi_later import Later
 
 RETRY_AFTER = 30  # seconds, when the database cannot be reached
 SKIPPED = 1_048_576  # octets of a refused request's body that are read, so that the client gets to see the answer
@@ -59,83 +60,82 @@ def create_app(edge: Edge) -> Flask:
     @app.post(f"/{edge.prefix}", provide_automatic_options=False)
     @app.post(f"/{edge.prefix}/", provide_automatic_options=False)
     def store() -> Response:
-        meter = Meter(edge.counters, _remote(edge))
-        parts: Parts | None = None
+        steps = _serve(edge, Asked(request.environ, edge.proxies))
         try:
-            length, boundary = _check_header(edge)
-            parts = Parts(_Watched(edge), length, boundary)
-            with edge.gate.admit(parts, meter.peer) as admitted:
-                meter.op, meter.who = admitted.request.op, admitted.fingerprint
-                answer = edge.operations.answer(admitted, parts)
-            meter.received = length
-            return _respond(edge, meter, answer)
-        except Refusal as refusal:
-            return _refuse(edge, meter, refusal, parts)
-        except StorageFull as error:
-            edge.sparing.event(_log, "full", "failed", level=logging.ERROR, error=error.text)
-            return _refuse(edge, meter, Refusal("no-space", "there is no room for that now"), parts)
-        except (StorageError, Conflict) as error:
-            edge.sparing.event(_log, "unavailable", "failed", level=logging.ERROR, error=error)
-            return _refuse(edge, meter, Refusal("unavailable", "the store cannot answer now", RETRY_AFTER), parts)
+            next(steps)
+        except StopIteration as end:
+            response: Response = end.value
+            return response
+        return _Unfinished(steps)
 
     @app.errorhandler(HTTPException)
     def other(error: HTTPException) -> Response:
         if error.code == 405:
-            meter = Meter(edge.counters, _remote(edge))
-            return _refuse(edge, meter, Refusal("method", "only POST is understood here"), None)
+            asked = Asked(request.environ, edge.proxies)
+            return _refuse(edge, Meter(edge.counters, asked.remote), Refusal("method", "only POST is understood here"))
         return _json(error.code or 500, {"error": "not-found", "message": error.name, "time": int(edge.clock())})
 
     return app
 
 
+class _Unfinished(Response):
+    """What Flask is given for an answer that is made later."""
+
+    def __init__(self, steps: Steps[Response]) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return Later(self._steps, environ, start_response)
+
+
+def _serve(edge: Edge, asked: Asked) -> Steps[Response]:
+    """Answer one request; between two steps, others may go first."""
+    meter = Meter(edge.counters, asked.remote)
+    parts: Parts | None = None
+    try:
+        if edge.tokens is not None:
+            edge.tokens.check(asked.token, asked.remote)
+        boundary, length = asked.boundary, asked.length
+        if length > edge.max_request:
+            raise Refusal("too-large", f"a request may have {edge.max_request} octets")
+        parts = Parts(_Watched(edge, asked), length, boundary)
+        with edge.gate.admit(parts, meter.peer) as admitted:
+            meter.op, meter.who = admitted.request.op, admitted.fingerprint
+            answer = yield from edge.operations.answer(admitted, parts)
+        meter.received = length
+        return _respond(edge, meter, answer, asked)
+    except Refusal as refusal:
+        return _refuse(edge, meter, refusal, parts)
+    except StorageFull as error:
+        edge.sparing.event(_log, "full", "failed", level=logging.ERROR, error=error.text)
+        return _refuse(edge, meter, Refusal("no-space", "there is no room for that now"), parts)
+    except (StorageError, Conflict) as error:
+        edge.sparing.event(_log, "unavailable", "failed", level=logging.ERROR, error=error)
+        return _refuse(edge, meter, Refusal("unavailable", "the store cannot answer now", RETRY_AFTER), parts)
+
+
 class _Watched:
     """The request's body; each read gets its own time, so that whoever announces much cannot stall for long."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._connection = request.environ.get("gunicorn.socket")
-        self._stream = request.input_stream
+    def __init__(self, edge: Edge, asked: Asked) -> None:
+        self._connection = asked.connection
+        self._stream = asked.stream
         self._allow = edge.allow
 
     def read(self, size: int, /) -> bytes:
         self._allow(self._connection, size)
-        return self._stream.read(size)
+        data: bytes = self._stream.read(size)
+        return data
 
 
-def _check_header(edge: Edge) -> tuple[int, bytes]:
-    """The checks that need the header alone (protocol.md §4.3, 0 and 1); return the body's length and its boundary."""
-    if edge.tokens is not None:
-        edge.tokens.check(request.headers.get("Stub-Token"), _remote(edge))
-    try:
-        boundary = parse_boundary(request.headers.get("Content-Type", ""))
-    except MultipartError as error:
-        raise Refusal("media-type", str(error)) from error
-    text = request.environ.get("CONTENT_LENGTH") or ""
-    if not (text.isascii() and text.isdigit()) or "HTTP_TRANSFER_ENCODING" in request.environ:
-        raise Refusal("length-required", "a request needs a Content-Length, and no transfer encoding")
-    length = int(text[:20])
-    if length > edge.max_request:
-        raise Refusal("too-large", f"a request may have {edge.max_request} octets")
-    return length, boundary
-
-
-def _remote(edge: Edge) -> str:
-    """The peer's address; behind a trusted proxy, the one that the proxy names last."""
-    remote = request.remote_addr or ""
-    try:
-        if any(ip_address(remote) in network for network in edge.proxies):
-            return request.headers.get("X-Forwarded-For", remote).rpartition(",")[2].strip()
-    except ValueError:
-        pass
-    return remote
-
-
-def _respond(edge: Edge, meter: Meter, answer: Answer) -> Response:
+def _respond(edge: Edge, meter: Meter, answer: Answer, asked: Asked) -> Response:
     if isinstance(answer.body, bytes):
         meter.finish(len(answer.body))
         return Response(answer.body, 200, content_type=answer.media_type)
     # The first piece is made before the status is sent: when the database is gone, it is not 200.
     first = next(answer.body)
-    pieces = _stream(edge, meter, request.environ.get("gunicorn.socket"), itertools.chain((first,), answer.body))
+    pieces = _stream(edge, meter, asked.connection, itertools.chain((first,), answer.body))
     return Response(pieces, 200, content_type=answer.media_type)
 
 
@@ -158,13 +158,13 @@ def _stream(edge: Edge, meter: Meter, connection: object, pieces: Iterator[bytes
             edge.sparing.event(_log, "broken", "broken-off", level=logging.WARNING, error=broken, peer=meter.peer)
 
 
-def _refuse(edge: Edge, meter: Meter, refusal: Refusal, parts: Parts | None) -> Response:
+def _refuse(edge: Edge, meter: Meter, refusal: Refusal, parts: Parts | None = None) -> Response:
     edge.counters.add(f"refused {refusal.code}")
     code, who = refusal.code, meter.who or None
     edge.sparing.event(_log, code, "refused", reason=code, detail=refusal.message, by=who, peer=meter.peer)
     if parts is not None:
         parts.skip(SKIPPED)
-        meter.received = (request.content_length or 0) - parts.unread
+        meter.received = parts.received
     response = _json(refusal.status, {"error": refusal.code, "message": refusal.message, "time": int(edge.clock())})
     meter.op = REFUSED
     meter.finish(len(response.data))

@@ -23,6 +23,7 @@ from stubmail.address import Address
 from stubmail.log import Sparing, event
 from stubmail.openpgp import OpenPGPError, encrypt
 from stubmail.request import Refusal
+from stubmail.steps import Steps
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 
@@ -66,7 +67,7 @@ class Operations:
         self._clock = clock
         self._counters = counters
         self._sparing = Sparing()
-        self._table: Mapping[str, Callable[[Admitted, Parts], Answer]] = {
+        self._table: Mapping[str, Callable[[Admitted, Parts], Answer | Steps[Answer]]] = {
             request.OPEN: self._open,
             request.STORE: self._store,
             request.LIST: self._list,
@@ -76,9 +77,10 @@ class Operations:
             request.WITHDRAW: self._withdraw,
         }
 
-    def answer(self, admitted: Admitted, parts: Parts) -> Answer:
-        """Do what an admitted request asks for."""
-        return self._table[admitted.request.op](admitted, parts)
+    def answer(self, admitted: Admitted, parts: Parts) -> Steps[Answer]:
+        """Do what an admitted request asks for; what has to be written may wait for others' between two steps."""
+        answer = self._table[admitted.request.op](admitted, parts)
+        return answer if isinstance(answer, Answer) else (yield from answer)
 
     def _open(self, admitted: Admitted, _parts: Parts) -> Answer:
         now = int(self._clock())
@@ -105,7 +107,7 @@ class Operations:
         event(_log, "opened", fingerprint=session.fingerprint, address=session.address, account=account is not None)
         return Answer(OCTETS, sealed)
 
-    def _store(self, admitted: Admitted, parts: Parts) -> Answer:
+    def _store(self, admitted: Admitted, parts: Parts) -> Steps[Answer]:
         account = self._accounts.find(admitted.fingerprint, Address.parse(admitted.address).key)
         if account is None:
             raise Refusal("account", "posts are stored for this domain's own accounts only")
@@ -119,7 +121,8 @@ class Operations:
             ]
             sender = Sender(admitted.fingerprint, admitted.address)
             now = int(self._clock())
-            outcomes = posts.store(self._database, sender, new, received, account.terms, now, admitted.nonce)
+            nonce = admitted.nonce
+            outcomes = yield from posts.store_together(self._database, sender, new, received, account.terms, now, nonce)
         results: list[dict[str, Any]] = []
         for post, outcome in zip(new, outcomes, strict=True):
             if outcome is None:

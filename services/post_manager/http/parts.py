@@ -26,7 +26,13 @@ class Parts:
     def __init__(self, stream: Stream, length: int, boundary: bytes) -> None:
         self._stream = stream
         self._decoder = Decoder(boundary)
+        self._length = length
         self.unread = length
+
+    @property
+    def received(self) -> int:
+        """Octets that were taken from the stream."""
+        return self._length - self.unread
 
     def begin(self) -> str:
         """Go to the next part, which must be there, and return its name."""

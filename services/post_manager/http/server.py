@@ -18,6 +18,7 @@ from services.post_manager.settings import PostManager
 from stubmail import cli, log, wsgi
 from stubmail.settings import ConfigError
 from stubmail.supervisor import die_with_parent
+from stubmail.wsgi_batch import BatchWorker
 from stubmail.wsgi_drain import Draining
 from stubmail.wsgi_worker import PatientWorker
 
@@ -72,6 +73,7 @@ def main(config: Path, check: bool, verbose: bool) -> None:
     server = Server(section, host, accounts, admin)
     address, port = listener.getsockname()[:2]
     PatientWorker.patience = section.timeout_seconds
+    BatchWorker.awaits_bodies = not section.require_udp  # whose requests are refused, unread
     log.event(_log, "listening", address=f"{address}:{port}", host=host, prefix=section.prefix)
     if admin is not None:
         address, port = admin.getsockname()[:2]
@@ -82,7 +84,7 @@ def main(config: Path, check: bool, verbose: bool) -> None:
         draining=server.draining,
         notice=section.drain_notice_seconds,
         graceful_timeout=max(1, math.ceil(section.drain_seconds)),
-        worker_class=PatientWorker,
+        worker_class=BatchWorker,
         workers=section.workers,
         threads=section.threads,
         keepalive=15,

@@ -26,7 +26,7 @@ from services.post_manager.storage.errors import (
     StorageReadOnly,
     translated,
 )
-from services.post_manager.storage.group import Do, Group
+from services.post_manager.storage.group import Do, Group, Job
 from services.post_manager.storage.turn import Turn
 
 ATTEMPTS = 5  # at a transaction that meets another one
@@ -120,6 +120,10 @@ class Database:
         Raises StorageError.
         """
         return self._groups[durable].run(do, item)
+
+    def begin(self, do: Do[T, R], item: T) -> Job[T, R]:
+        """As ``batch``, for who can let others bring theirs before he needs the result: Job.result returns it."""
+        return self._groups[True].begin(do, item)
 
     def _alone(self, durable: bool, do: Do[T, R], item: T) -> R:
         for _ in range(ATTEMPTS - 1):

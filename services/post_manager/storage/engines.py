@@ -71,6 +71,7 @@ def sqlite_engine(url: str, connections: int) -> Engine:
         pool_size=min(connections, MOST_CONNECTIONS),
         max_overflow=1,
         pool_timeout=BUSY_SECONDS,
+        pool_reset_on_return=None,  # see to_pool: a rollback of nothing is work too
         pool_use_lifo=True,  # few connections have a full cache, not all of them in turn
         connect_args={"uri": True},  # so that ATTACH takes one (storage/damage.py)
     )
@@ -91,6 +92,11 @@ def sqlite_engine(url: str, connections: int) -> Engine:
             f"PRAGMA cache_size = -{_CACHE_KIB}",
         ):
             connection.execute(statement).close()
+
+    @event.listens_for(engine, "checkin")
+    def to_pool(connection: sqlite3.Connection | None, _record: object) -> None:
+        if connection is not None and connection.in_transaction:
+            connection.rollback()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -17,56 +17,78 @@ Do = Callable[[Connection, Sequence[T]], Sequence[R]]  # does all of these at on
 Transaction = Callable[[], contextlib.AbstractContextManager[Connection]]
 
 
-class _Job(Generic[T, R]):
-    """One item that waits to be done with others by ``do``, and the thread that waits for it."""
+class Job(Generic[T, R]):
+    """One item that is to be done with others by ``do``."""
 
-    __slots__ = ("do", "done", "item", "result", "waking")
+    __slots__ = ("_group", "do", "done", "item", "outcome", "over", "waking")
 
-    def __init__(self, do: Do[T, R], item: T) -> None:
+    def __init__(self, group: "Group", do: Do[T, R], item: T) -> None:
+        self._group = group
         self.do = do
         self.item = item
-        self.result: R | None = None
+        self.outcome: R | None = None
         self.done = False
-        self.waking = threading.Lock()  # held until its thread has to go on
-        self.waking.acquire()
+        self.over = False  # done, or spoiled by another
+        self.waking: threading.Lock | None = None  # held until the thread that waits for it has to go on
+
+    def result(self) -> R:
+        """Return what ``do`` returns for the item, once that is committed: by this thread, or by another.
+
+        To be called once. Raises what ``alone`` raises.
+        """
+        if self._group.leads(self):
+            self._group.lead(self)
+        return cast(R, self.outcome) if self.done else cast(R, self._group.alone(self.do, self.item))
 
 
 class Group:
-    """Does in one transaction what came while the one before was at work; the first who came does it for all."""
+    """Does in one transaction what came while the one before was at work; the first who waits does it for all."""
 
     def __init__(self, transaction: Transaction, alone: Callable[[Do[Any, Any], Any], Any]) -> None:
         """``transaction`` opens one that commits at its end; ``alone`` does one item in one, with retries."""
         self._transaction = transaction
-        self._alone = alone
+        self.alone = alone
         self._mutex = threading.Lock()
-        self._waiting: list[_Job[Any, Any]] = []
+        self._waiting: list[Job[Any, Any]] = []
         self._led = False  # whether a thread is at work for the others
 
     def run(self, do: Do[T, R], item: T) -> R:
         """Return what ``do`` returns for ``item``, once that is committed. Raises what ``alone`` raises.
 
-        ``do`` gets the items of all threads that want the same done. It may be run more than once, and in another
-        thread; only the last time counts.
+        ``do`` gets the items of all that want the same done. It may be run more than once, and in another thread; only
+        the last time counts.
         """
-        job = _Job(do, item)
+        return self.begin(do, item).result()
+
+    def begin(self, do: Do[T, R], item: T) -> Job[T, R]:
+        """As ``run``, for who can do other things before he needs the result; it may be done at any time from now."""
+        job = Job(self, do, item)
         with self._mutex:
             self._waiting.append(job)
-            leads, self._led = not self._led, True
-        if not leads:
-            job.waking.acquire()  # done, or spoiled, or the next to lead
-            leads = job in self._waiting
-        if leads:
-            self._lead(job)
-        return cast(R, job.result) if job.done else cast(R, self._alone(do, item))
+        return job
 
-    def _lead(self, own: _Job[Any, Any]) -> None:
+    def leads(self, job: Job[Any, Any]) -> bool:
+        """Wait until a job is over, false; or until it is this thread's turn to do it, and what others wait for."""
+        with self._mutex:
+            if job.over:
+                return False
+            if not self._led:
+                self._led = True
+                return True
+            job.waking = threading.Lock()
+            job.waking.acquire()
+        job.waking.acquire()
+        return not job.over
+
+    def lead(self, own: Job[Any, Any]) -> None:
+        """Do a job, and with it those that are waiting."""
         jobs = [own]
         try:
             with self._transaction() as connection:
-                jobs = self._take()  # only now: more came while this thread waited for its turn
+                jobs = self._take(own)  # only now: more came while this thread waited for its turn
                 results = _do(connection, jobs)
             for job, result in results.items():
-                job.result = result
+                job.outcome = result
                 job.done = True
         except Exception as error:
             # One piece of bad work spoils the transaction for all: then each thread finds out about its own.
@@ -75,27 +97,33 @@ class Group:
         finally:
             self._pass_on(jobs)
 
-    def _take(self) -> list[_Job[Any, Any]]:
+    def _take(self, own: Job[Any, Any]) -> list[Job[Any, Any]]:
         with self._mutex:
-            jobs, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-        return jobs
+            others = [job for job in self._waiting if job is not own]
+            self._waiting = others[MOST - 1 :]
+        return [own, *others[: MOST - 1]]
 
-    def _pass_on(self, jobs: Sequence[_Job[Any, Any]]) -> None:
-        """Let the threads go whose jobs these were; the first of those that came meanwhile leads from here on."""
+    def _pass_on(self, jobs: Sequence[Job[Any, Any]]) -> None:
+        """Let the threads go that wait for these; of the others that wait, the first leads from here on."""
         with self._mutex:
             self._waiting = [job for job in self._waiting if job not in jobs]
-            self._led = bool(self._waiting)
-            following = self._waiting[:1]
-        for job in (*following, *jobs):
-            job.waking.release()
+            following = next((job for job in self._waiting if job.waking is not None), None)
+            self._led = following is not None
+            wakings = [following.waking] if following is not None else []
+            for job in jobs:
+                job.over = True
+                wakings.append(job.waking)
+        for waking in wakings:
+            if waking is not None:
+                waking.release()
 
 
-def _do(connection: Connection, jobs: Sequence[_Job[Any, Any]]) -> dict[_Job[Any, Any], Any]:
+def _do(connection: Connection, jobs: Sequence[Job[Any, Any]]) -> dict[Job[Any, Any], Any]:
     """Do all jobs, those of one kind together; return their results."""
-    kinds: dict[Do[Any, Any], list[_Job[Any, Any]]] = {}
+    kinds: dict[Do[Any, Any], list[Job[Any, Any]]] = {}
     for job in jobs:
         kinds.setdefault(job.do, []).append(job)
-    results: dict[_Job[Any, Any], Any] = {}
+    results: dict[Job[Any, Any], Any] = {}
     for do, alike in kinds.items():
         results |= zip(alike, do(connection, [job.item for job in alike]), strict=True)
     return results

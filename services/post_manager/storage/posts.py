@@ -7,6 +7,7 @@ from services.post_manager.storage.contents import Body
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.intake import NewPost, Refused, Sender, Terms, Verdict, Wanted
 from services.post_manager.storage.nonces import Nonce, Replayed
+from stubmail.steps import Steps, finished
 
 
 def store(
@@ -23,7 +24,22 @@ def store(
     ``nonce`` is used up in the same transaction. Raises Replayed when it was used before, or StorageError; then none
     of them is stored that was not before.
     """
-    verdicts = database.batch(intake.store, Wanted(sender, new, bodies, terms, now, nonce))
+    return finished(store_together(database, sender, new, bodies, terms, now, nonce))
+
+
+def store_together(
+    database: Database,
+    sender: Sender,
+    new: Sequence[NewPost],
+    bodies: Sequence[Body],
+    terms: Terms,
+    now: int,
+    nonce: Nonce | None = None,
+) -> Steps[list[Verdict]]:
+    """As ``store``, in two steps: what others bring before the second one is stored in the same transaction."""
+    job = database.begin(intake.store, Wanted(sender, new, bodies, terms, now, nonce))
+    yield
+    verdicts = job.result()
     if verdicts is None:
         raise Replayed
     return verdicts

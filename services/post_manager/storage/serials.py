@@ -5,20 +5,18 @@ back with the database that holds it. So a serial is never below the time, in un
 of the counter comes back, the time has gone on, and no store gets a million posts a second.
 """
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, update
+from sqlalchemy import Connection, update
 
 from services.post_manager.storage.schema import SERIAL, counters
+from services.post_manager.storage.statements import fetch
 
 BITS = 20  # of a serial below its whole seconds; 43 are left for these: enough for 278,000 years
 
-_FLOOR = bindparam("floor", type_=BigInteger)
 # The counter's row stays locked until the commit, so that serials become visible in their order: whoever has seen
 # one will never see a smaller one appear.
 _TAKE = (
-    update(counters)
-    .where(counters.c.name == SERIAL)
-    .values(value=case((counters.c.value < _FLOOR, _FLOOR), else_=counters.c.value) + bindparam("more"))
-    .returning(counters.c.value)
+    "UPDATE counters SET value = CASE WHEN value < floor.column1 THEN floor.column1 ELSE value END + floor.column2"  # noqa: S608
+    f" FROM (VALUES {{}}) AS floor WHERE name = '{SERIAL}' RETURNING value"
 )
 
 
@@ -29,7 +27,7 @@ def floor(now: int) -> int:
 
 def take(connection: Connection, number: int, now: int) -> int:
     """Take ``number`` serials, all larger than any that was taken before; return the first of them."""
-    last = connection.execute(_TAKE, {"floor": floor(now), "more": number}).scalar_one()
+    [(last,)] = fetch(connection, _TAKE, [(floor(now), number)])
     return int(last) - number + 1
 
 

@@ -1,0 +1,174 @@
+"""The batch worker, with one thread: who is slow keeps nobody waiting, and every answer is its own request's."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.batch_app import LONG
+from tests.support.ports import LOOPBACK
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    argv = [sys.executable, "-m", "tests.support.batch_app"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def request(path: str, body: bytes = b"", *fields: str, version: str = "1.1") -> bytes:
+    lines = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, port: int, receive: int = 0) -> None:
+        """``receive``: how many octets the kernel may keep for this client."""
+        self.socket = socket.socket()
+        if receive:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        self.socket.settimeout(20)
+        self.socket.connect((LOOPBACK, port))
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, bytes]:
+        """Read one answer: its status, its body."""
+        status = int(self._file.readline().split()[1])
+        length = 0
+        while line := self._file.readline().strip():
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        return status, self._file.read(length)
+
+    def ended(self) -> bool:
+        """Whether the server hung up, and nothing else came."""
+        with contextlib.suppress(ConnectionError):
+            return self._file.read(1) == b""
+        return True
+
+
+def test_a_request_counts_when_it_is_whole_however_it_came(port: int) -> None:
+    with Client(port) as client:
+        for size in (0, 1, 5_000, 32_600, 32_768, 100_000):
+            data = request("/", bytes(size))
+            client.send(data)
+            assert client.answer() == (200, b"%d" % size)
+        data = request("/", b"hello")
+        for octet in data:
+            client.send(bytes((octet,)))
+        assert client.answer() == (200, b"5")
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(port: int) -> None:
+    with Client(port) as client:
+        sizes = [3, 0, 40_000, 7, 20_000, 1]
+        client.send(b"".join(request("/together" if size == 7 else "/", bytes(size)) for size in sizes))
+        assert [client.answer()[1] for _ in sizes] == [b"1" if size == 7 else b"%d" % size for size in sizes]
+
+
+def test_who_sends_slowly_or_reads_slowly_keeps_nobody_waiting(port: int) -> None:
+    """The one thread there is has a client that does not read; others have sent half of what they announced."""
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(Client(port, receive=4_096))
+        reader.send(request("/long"))
+        half = [stack.enter_context(Client(port)) for _ in range(20)]
+        for client in half:
+            client.send(request("/", bytes(10_000))[:5_000])
+        with Client(port) as client:
+            for _ in range(50):
+                client.send(request("/", b"hello"))
+                assert client.answer() == (200, b"5")
+        assert all(client.ended() for client in half), "their time is over"
+
+
+def test_a_long_answer_arrives_whole(port: int) -> None:
+    with Client(port) as client:
+        for _ in range(2):
+            client.send(request("/long"))
+            assert client.answer() == (200, bytes(LONG))
+        client.send(request("/", b"x"))
+        assert client.answer() == (200, b"1")
+
+
+def test_an_error_is_one_request_s(port: int) -> None:
+    for path in ("/error", "/error-later"):
+        with Client(port) as client, Client(port) as other:
+            client.send(request(path))
+            other.send(request("/together"))
+            assert client.answer()[0] == 500
+            assert client.ended()
+            assert other.answer()[0] == 200
+
+
+def test_what_was_not_read_of_a_small_body_is_no_request(port: int) -> None:
+    with Client(port) as client:
+        client.send(request("/unread", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") + request("/", b"abc"))
+        assert [client.answer(), client.answer()] == [(200, b"unread"), (200, b"3")]
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(port: int) -> None:
+    with Client(port) as client:
+        whole = request("/", b"hello", "Expect: 100-continue")
+        client.send(whole[:-5])
+        assert client.answer() == (100, b"")
+        client.send(b"hello")
+        assert client.answer() == (200, b"5")
+
+
+@pytest.mark.parametrize("fields", [("Connection: close",), ()])
+def test_a_connection_ends_when_the_client_wants_that(port: int, fields: tuple[str, ...]) -> None:
+    with Client(port) as client:
+        client.send(request("/together", b"x", *fields, version="1.1" if fields else "1.0"))
+        assert client.answer()[0] == 200
+        assert client.ended()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n 5\r\n\r\nhello!",
+        b"POST / HTTP/1.1\r\n" + b"X: " + bytes(20_000) + b"\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_gets_an_error_and_the_end(port: int, data: bytes) -> None:
+    with Client(port) as client:
+        client.send(data)
+        status, _ = client.answer()
+        assert 400 <= status < 500
+        assert client.ended()
+
+
+def test_what_comes_at_the_same_time_is_finished_together(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(port)) for _ in range(16)]
+
+        def most() -> int:
+            for client in clients:
+                client.send(request("/together"))
+            return max(int(client.answer()[1]) for client in clients)
+
+        wait_until(lambda: most() > 1, 20, "two in a batch")
