@@ -70,7 +70,11 @@ class Record:
 
     def hashes(self) -> list[bytes]:
         """All of them, in order."""
-        return [self.hash(index) for index in range(len(self.index))]
+        digests = bytes(self.index.digests)
+        hashes = [digests[at : at + HASH_SIZE] for at in range(0, len(digests), DIGEST_SIZE)]
+        for index in self.index.uidls:
+            hashes[index] = self.hash(index)
+        return hashes
 
     def to_wire(self) -> bytes:
         """Return the record as octets."""

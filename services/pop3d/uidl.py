@@ -14,6 +14,7 @@ is called what the field says: anybody may send messages with the same field, or
 import hashlib
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,9 +67,7 @@ def assign(hashes: Sequence[bytes], memory: Memory) -> tuple[dict[int, int], dic
     Returns the numbers by index, number 1 left out, and the memory from now on. Messages that came are taken to be the
     last of their twins, as deliveries append; which of several twins others have removed cannot be told.
     """
-    places: dict[bytes, list[int]] = {}
-    for index, one in enumerate(hashes):
-        places.setdefault(one, []).append(index)
+    places = _places(hashes, memory)
     numbers: dict[int, int] = {}
     after = {one: twins for one, twins in memory.items() if one not in places}
     for one, indexes in places.items():
@@ -79,6 +78,19 @@ def assign(hashes: Sequence[bytes], memory: Memory) -> tuple[dict[int, int], dic
         numbers.update((index, number) for index, number in zip(indexes, present, strict=True) if number != 1)
         _put(after, one, Twins(present, max(twins.highest, present[-1])))
     return numbers, after
+
+
+def _places(hashes: Sequence[bytes], memory: Memory) -> dict[bytes, list[int]]:
+    """Return where the messages are that have twins here or in the memory; of all others there is nothing to say."""
+    once = set(hashes)
+    if len(once) == len(hashes) and once.isdisjoint(memory):  # as in nearly every mbox, which may be a large one
+        return {}
+    several = {one for one, count in Counter(hashes).items() if count > 1 or one in memory}
+    places: dict[bytes, list[int]] = {}
+    for index, one in enumerate(hashes):
+        if one in several:
+            places.setdefault(one, []).append(index)
+    return places
 
 
 def remember(

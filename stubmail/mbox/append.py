@@ -24,7 +24,7 @@ from typing import BinaryIO
 from stubmail import log
 from stubmail.mbox import disk, rewrite
 from stubmail.mbox.errors import MboxError
-from stubmail.mbox.format import ToStored, from_line
+from stubmail.mbox.format import ToStored, from_line, to_stored
 from stubmail.mbox.scan import separator
 
 _logger = logging.getLogger("mbox")
@@ -190,6 +190,10 @@ def _load(journal: int) -> _Batch | None:
 def _render(message: Delivery) -> Iterator[bytes]:
     """The message as it stands in the mailbox, in pieces, with the empty line behind it."""
     yield from_line(message.sender, message.when)
+    if isinstance(message.content, bytes) and len(message.content) <= disk.PIECE:
+        yield to_stored(message.content)
+        yield b"\n"
+        return
     stored = ToStored()
     for data in _read(message.content):
         yield stored.feed(data)
@@ -209,13 +213,16 @@ def _read(content: bytes | BinaryIO | Path) -> Iterator[bytes]:
 
 def _gather(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Join small pieces, so that a message of a few lines costs no system call of its own."""
-    buffer = bytearray()
+    gathered: list[bytes] = []
+    length = 0
     for piece in pieces:
-        buffer += piece
-        if len(buffer) >= disk.PIECE:
-            yield bytes(buffer)
-            buffer.clear()
-    yield bytes(buffer)
+        gathered.append(piece)
+        length += len(piece)
+        if length >= disk.PIECE:
+            yield b"".join(gathered)
+            gathered.clear()
+            length = 0
+    yield b"".join(gathered)
 
 
 def _has_place(mailbox: int, batch: _Batch) -> bool:

@@ -10,6 +10,7 @@ Quoting looks at lines that end in LF alone, because that is how legacy programs
 
 import re
 import time
+from functools import lru_cache
 
 from stubmail.line_ends import LineEnds, whole
 
@@ -24,6 +25,7 @@ _QUOTED = re.compile(rb"\n>(>*From )")
 _UNDECIDED = re.compile(rb"\n(>?)>*((?:F(?:r(?:om?)?)?)?)")
 
 
+@lru_cache(maxsize=64)  # a batch has few senders and one time
 def from_line(sender: str, when: float) -> bytes:
     """Return the ``From `` line, LF included: envelope sender (``MAILER-DAEMON`` when empty) and time (UTC).
 
@@ -83,6 +85,17 @@ class ToStored:
         done = done[virtual:]
         self._last = done[-1:] or self._last
         return done
+
+
+def to_stored(content: bytes) -> bytes:
+    """Return what ToStored makes of the whole content."""
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
+    if b"From " in content:
+        content = _FROM.sub(rb"\n>\1", b"\n" + content)[1:]
+    return content
 
 
 class ToWire:

@@ -11,16 +11,18 @@ import re
 from array import array
 
 from stubmail.mbox.errors import NotMbox
-from stubmail.mbox.format import WireLength, wire_length
+from stubmail.mbox.format import WireLength, quoted, wire_length
 
 DIGEST_SIZE = 32
 
-_FROM = re.compile(rb"\nFrom ")
+LONG = 262_144  # octets; a message of more is not held in memory whole
+
+_SEPARATOR = re.compile(rb"\n\r?\nFrom ")
 _EMPTY_LINES = re.compile(rb"(?:\r?\n){1,1000}")  # no more at once: each costs memory while it may be given back
 HEAD = 8192  # octets of a message in which an X-UIDL field is looked for
 _UIDL = re.compile(rb"(?<=\nX-UIDL:)[ \t]*([\x21-\x7e]{1,70})[ \t]*\r?\n")
 _EMPTY = re.compile(rb"^\r?\n", re.MULTILINE)
-_HOLD = 7  # of "\n\r\nFrom " so many octets may have come and nothing be certain
+_HOLD = 7  # of a separator so many octets may have come and nothing be certain
 
 
 class Index:
@@ -114,111 +116,161 @@ def separator(tail: bytes) -> bytes:
 
 
 class Scanner:
-    """Reads a file, fed in any pieces, into an Index; memory is that of the Index and of one piece."""
+    """Reads a file, fed in any pieces, into an Index; memory is that of the Index and of a few pieces."""
 
     def __init__(self) -> None:
         self._index = Index()
-        self._buffer = b""
+        self._buffer = b""  # what has not been dealt with; after _leading it begins with a From_ line, unless _long
         self._offset = 0  # of the buffer's first octet in the file
-        self._at = 0  # in the buffer: what is before has been dealt with, the two octets before are still looked at
-        self._state = self._leading
-        self._length = WireLength()
-        self._hash = ContentHash()
-        self._head = b""
+        self._leading = True
+        self._long: _LongMessage | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next piece. Raises NotMbox when the file does not begin with a ``From `` line."""
-        cut = max(0, self._at - 2)
-        self._buffer = self._buffer[cut:] + data
-        self._offset += cut
-        self._at -= cut
-        while self._state():
-            pass
+        self._buffer += data
+        if self._leading:
+            self._skip_leading()
+        if self._long is not None:
+            self._go_on(self._long)
+        if self._long is None and not self._leading:
+            self._take_whole()
 
     def finish(self) -> Index:
         """Return what was found. Raises NotMbox as feed does."""
-        end = len(self._buffer)
-        self._index.size = self._offset + end
-        if self._state == self._leading and self._at < end:
+        buffer, size = self._buffer, self._offset + len(self._buffer)
+        if self._long is not None:
+            self._long.end(self._index, buffer, self._offset, len(buffer) - _last_empty_line(buffer))
+        elif not self._leading:
+            _read_messages(self._index, buffer[: len(buffer) - _last_empty_line(buffer)], self._offset)
+        elif buffer:
             raise _no_from_line()
-        if self._state == self._from_line:
-            self._begin_content(end)
-        if self._state == self._content:
-            self._end_content(end - self._empty_line(end))
+        self._index.size = size
         return self._index
 
-    def _leading(self) -> bool:
-        self._at = _skip_empty_lines(self._buffer, self._at)
-        word = self._buffer[self._at : self._at + 5]
+    def _skip_leading(self) -> None:
+        self._drop(_skip_empty_lines(self._buffer, 0))
+        word = self._buffer[:5]
         if not b"From ".startswith(word) and word != b"\r":
             raise _no_from_line()
-        if len(word) < 5:
-            return False
-        self._begin(self._at)
-        return True
+        self._leading = len(word) < 5
 
-    def _from_line(self) -> bool:
-        line_end = self._buffer.find(b"\n", self._at)
-        if line_end < 0:
-            self._at = len(self._buffer)
-            return False
-        self._begin_content(line_end + 1)
-        return True
+    def _take_whole(self) -> None:
+        """Read the messages behind which another begins; what is left is small, or a long message."""
+        end, start = _last_separator(self._buffer)
+        if start:
+            _read_messages(self._index, self._buffer[:end], self._offset)
+            self._drop(start)
+        if len(self._buffer) > LONG:
+            self._long = _LongMessage(self._index, self._offset)
+            self._go_on(self._long)
 
-    def _content(self) -> bool:
-        buffer = self._buffer
-        at = self._at
-        while found := _FROM.search(buffer, at):
-            line_end = found.start()
-            at = line_end + 1
-            if empty := self._empty_line(at):
-                self._end_content(at - empty)
-                self._begin(at)
-                return True
-        settled = max(self._at, len(buffer) - _HOLD)
-        if settled > self._at:
-            self._take(buffer[self._at : settled])
-            self._at = settled
-        return False
+    def _go_on(self, message: "_LongMessage") -> None:
+        used, next_start = message.feed(self._index, self._buffer, self._offset)
+        self._drop(used)
+        if next_start:
+            self._long = None
 
-    def _empty_line(self, end: int) -> int:
-        """How many octets of content right before ``end`` are an empty line: 0, 1 (LF) or 2 (CRLF)."""
-        buffer, at = self._buffer, self._at
-        if buffer.endswith(b"\r\n", at, end):
-            return 2 if buffer.endswith(b"\n\r\n", max(0, end - 3), end) else 0
-        return 1 if buffer.endswith(b"\n", at, end) and buffer.endswith(b"\n\n", max(0, end - 2), end) else 0
+    def _drop(self, octets: int) -> None:
+        self._buffer = self._buffer[octets:]
+        self._offset += octets
 
-    def _begin(self, at: int) -> None:
-        self._index.starts.append(self._offset + at)
-        self._at = at
-        self._state = self._from_line
 
-    def _begin_content(self, at: int) -> None:
-        self._index.bodies.append(self._offset + at)
-        self._at = at
-        self._state = self._content
+class _LongMessage:
+    """One that is not held in memory whole."""
+
+    def __init__(self, index: Index, start: int) -> None:
+        index.starts.append(start)
+        self._body = False  # whether it has been reached; then the buffer begins with the last octet not taken
+        self._skip = 0  # octets of the buffer that are not content: the LF of the From_ line
+        self._length, self._hash, self._head = WireLength(), ContentHash(), b""
+
+    def feed(self, index: Index, buffer: bytes, offset: int) -> tuple[int, bool]:
+        """Take what is certain; returns how many octets are dealt with, and whether the next message begins there."""
+        if not self._body:
+            line_end = buffer.find(b"\n")
+            if line_end < 0:
+                return len(buffer), False
+            self._body, self._skip = True, 1
+            index.bodies.append(offset + line_end + 1)
+            used, ended = self.feed(index, buffer[line_end:], offset + line_end)
+            return line_end + used, ended
+        found = _SEPARATOR.search(buffer) if buffer.rfind(b"\nFrom ") >= 0 else None
+        if found:
+            self.end(index, buffer, offset, found.start() + 1)
+            return found.end() - 5, True
+        settled = len(buffer) - _HOLD
+        if settled <= self._skip:
+            return 0, False
+        self._take(buffer[self._skip : settled])
+        self._skip = 0
+        return settled, False
+
+    def end(self, index: Index, buffer: bytes, offset: int, end: int) -> None:
+        """Take the rest, up to offset ``end`` in the buffer."""
+        if not self._body:
+            index.bodies.append(offset + end)
+            self._skip = end
+        self._take(buffer[self._skip : end])
+        index.ends.append(offset + end)
+        index.octets.append(self._length.finish())
+        index.digests += self._hash.finish()
+        if uidl := find_uidl(self._head):
+            index.uidls[len(index) - 1] = uidl
 
     def _take(self, content: bytes) -> None:
-        if self._index.bodies[-1] == self._offset + self._at:
-            self._length, self._hash, self._head = WireLength(), ContentHash(), b""
         if len(self._head) < HEAD:
             self._head += content[: HEAD - len(self._head)]
         self._length.feed(content)
         self._hash.feed(content)
 
-    def _end_content(self, end: int) -> None:
-        content = self._buffer[self._at : end]
-        self._index.ends.append(self._offset + end)
-        if self._index.bodies[-1] == self._offset + self._at:  # in one piece, as most are: twice as fast
-            self._index.octets.append(wire_length(content))
-            self._index.digests += content_hash(content)
-        else:
-            self._take(content)
-            self._index.octets.append(self._length.finish())
-            self._index.digests += self._hash.finish()
-            content = self._head
-        if uidl := find_uidl(content):
-            self._index.uidls[len(self._index) - 1] = uidl
+
+def _read_messages(index: Index, region: bytes, offset: int) -> None:
+    """Add the messages of a region of the file that begins with a ``From `` line and ends with a message's content.
+
+    Most mail has nothing in it that makes a line longer or shorter than by its CR; that is found out for all at once.
+    """
+    starts, ends = _places(region)
+    bodies = [region.find(b"\n", start, end) + 1 or end for start, end in zip(starts, ends, strict=True)]
+    if not region.endswith(b"\n") or b"\r" in region or quoted(region):
+        index.octets.extend(wire_length(region[body:end]) for body, end in zip(bodies, ends, strict=True))
+    else:
+        count = region.count
+        index.octets.extend(end - body + count(b"\n", body, end) for body, end in zip(bodies, ends, strict=True))
+    index.digests += b"".join([content_hash(region[body:end]) for body, end in zip(bodies, ends, strict=True)])
+    if region.rfind(b"X-UIDL:") >= 0:
+        for number, (body, end) in enumerate(zip(bodies, ends, strict=True), len(index)):
+            if uidl := find_uidl(region[body:end]):
+                index.uidls[number] = uidl
+    for column, places in ((index.starts, starts), (index.bodies, bodies), (index.ends, ends)):
+        column.extend([offset + place for place in places])
+
+
+def _places(region: bytes) -> tuple[list[int], list[int]]:
+    """Return where in the region messages start, and where they end."""
+    if b"\r" in region and region.rfind(b"\n\r\nFrom ") >= 0:
+        found = list(_SEPARATOR.finditer(region))
+        return [0, *(each.end() - 5 for each in found)], [*(each.start() + 1 for each in found), len(region)]
+    starts, ends, at = [], [len(region)], len(region)
+    rfind = region.rfind  # from the end, see quoted
+    while (at := rfind(b"\n\nFrom ", 0, at)) >= 0:
+        starts.append(at + 2)
+        ends.append(at + 1)
+    starts.append(0)
+    return starts[::-1], ends[::-1]
+
+
+def _last_separator(buffer: bytes) -> tuple[int, int]:
+    """Return where the last message ends behind which another begins, and where that begins; 0 if there is none."""
+    at = buffer.rfind(b"\n\nFrom ")
+    with_cr = buffer.rfind(b"\n\r\nFrom ") if b"\r" in buffer else -1
+    if at < 0 and with_cr < 0:
+        return 0, 0
+    return (at + 1, at + 2) if at > with_cr else (with_cr + 1, with_cr + 3)
+
+
+def _last_empty_line(buffer: bytes) -> int:
+    """How many octets at the end of the file are an empty line: 0, 1 (LF) or 2 (CRLF)."""
+    return 1 if buffer.endswith(b"\n\n") else 2 if buffer.endswith(b"\n\r\n") else 0
 
 
 def _no_from_line() -> NotMbox:

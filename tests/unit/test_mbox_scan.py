@@ -1,11 +1,13 @@
 """Where messages begin and end, against a slow reading of the same rules line by line."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stubmail.mbox import scan as scan_module
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.format import ToStored, ToWire
 from stubmail.mbox.scan import Index, Scanner, begins_like_mbox, content_hash, separator
@@ -25,6 +27,14 @@ WORDS = [
     b"\0",
 ]
 files = st.lists(st.sampled_from(WORDS), max_size=24).map(b"".join)
+
+
+@pytest.fixture(params=[0, 9, scan_module.LONG], ids=lambda octets: f"long-{octets}", autouse=True, scope="module")
+def long(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Messages of more than so many octets are not held in memory whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan_module, "LONG", request.param)
+        yield
 
 
 def scan(*pieces: bytes) -> Index:
