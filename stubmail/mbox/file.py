@@ -17,7 +17,7 @@ from stubmail.mbox.matching import still_in
 from stubmail.mbox.scan import Index, Scanner, begins_like_mbox
 from stubmail.mbox.snapshot import Snapshot, settled, signature
 
-SCAN = 1 << 18  # octets scanned at a time: the next look at them finds them in the processor's cache
+SCAN = 1 << 17  # octets scanned at a time: the next look at them finds them in the processor's cache
 
 Committed = Callable[[Sequence[str]], None]
 

@@ -6,9 +6,9 @@ differs between programs. Empty lines before the first message belong to none. L
 may hold a CR. The empty line before a ``From `` line, or one at the end of the file, belongs to no message.
 """
 
-import hashlib
 import re
 from array import array
+from hashlib import blake2b
 
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.format import WireLength, quoted, wire_length
@@ -54,7 +54,7 @@ class ContentHash:
     """Hashes stored content, fed in any pieces; a missing last LF counts as if it were there."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=DIGEST_SIZE)
+        self._hash = blake2b(digest_size=DIGEST_SIZE)
         self._last = b""
 
     def feed(self, data: bytes) -> None:
@@ -71,7 +71,7 @@ class ContentHash:
 
 def content_hash(content: bytes) -> bytes:
     """Return the hash of the whole stored content."""
-    whole = hashlib.blake2b(content, digest_size=DIGEST_SIZE)
+    whole = blake2b(content, digest_size=DIGEST_SIZE)
     if content and not content.endswith(b"\n"):
         whole.update(b"\n")
     return whole.digest()
@@ -231,14 +231,17 @@ def _read_messages(index: Index, region: bytes, offset: int) -> None:
     """
     starts, ends = _places(region)
     bodies = [region.find(b"\n", start, end) + 1 or end for start, end in zip(starts, ends, strict=True)]
+    contents = list(zip(bodies, ends, strict=True))
     if not region.endswith(b"\n") or b"\r" in region or quoted(region):
-        index.octets.extend(wire_length(region[body:end]) for body, end in zip(bodies, ends, strict=True))
+        index.octets.extend([wire_length(region[body:end]) for body, end in contents])
+        digests = [content_hash(region[body:end]) for body, end in contents]
     else:
-        count = region.count
-        index.octets.extend(end - body + count(b"\n", body, end) for body, end in zip(bodies, ends, strict=True))
-    index.digests += b"".join([content_hash(region[body:end]) for body, end in zip(bodies, ends, strict=True)])
+        count, view = region.count, memoryview(region)
+        index.octets.extend([end - body + count(b"\n", body, end) for body, end in contents])
+        digests = [blake2b(view[body:end], digest_size=DIGEST_SIZE).digest() for body, end in contents]
+    index.digests += b"".join(digests)
     if region.rfind(b"X-UIDL:") >= 0:
-        for number, (body, end) in enumerate(zip(bodies, ends, strict=True), len(index)):
+        for number, (body, end) in enumerate(contents, len(index)):
             if uidl := find_uidl(region[body:end]):
                 index.uidls[number] = uidl
     for column, places in ((index.starts, starts), (index.bodies, bodies), (index.ends, ends)):
