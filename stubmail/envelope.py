@@ -20,7 +20,6 @@ _BLOCK = re.compile(
     rb"Stub-Date: (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\r\n"
     rb"((?:Stub-Recipient: [0-9a-f]{32}\r\n){1,%d})\r\n" % MAX_TAGS
 )
-_TAG_LINE = len(b"Stub-Recipient: \r\n") + 2 * TAG_SIZE
 
 
 class EnvelopeError(ValueError):
@@ -50,11 +49,11 @@ def unwrap(data: bytes) -> tuple[Envelope, bytes]:
         raise EnvelopeError("the text does not begin with a protected envelope")
     try:
         sender = Address.parse(match[1].decode())
-        date = datetime.strptime(match[2].decode(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        date = datetime.fromisoformat(match[2].decode())
     except (AddressError, ValueError) as error:
         raise EnvelopeError(f"the protected envelope is malformed: {error}") from error
-    lines = match[3]
-    tags = tuple(bytes.fromhex(lines[at + 16 : at + 48].decode()) for at in range(0, len(lines), _TAG_LINE))
+    octets = bytes.fromhex(match[3].replace(b"Stub-Recipient: ", b"").decode())
+    tags = tuple(octets[at : at + TAG_SIZE] for at in range(0, len(octets), TAG_SIZE))
     if list(tags) != sorted(set(tags)):
         raise EnvelopeError("the recipient tags are not in ascending order")
     return Envelope(sender, date, tags), data[match.end() :]

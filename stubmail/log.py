@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 _PLAIN = re.compile(r"[\x21\x23-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but for space, quote, = and backslash
@@ -68,10 +69,15 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
+@lru_cache(maxsize=2)
+def _stamp(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = f"{stamp}.{int(record.msecs):03d}Z {record.name} {record.levelname.lower()} {record.getMessage()}"
+        stamp = f"{_stamp(int(record.created))}.{int(record.msecs):03d}Z"
+        line = f"{stamp} {record.name} {record.levelname.lower()} {record.getMessage()}"
         line = _CONTROL.sub(_escape, line)  # ours are escaped already; other libraries quote their peers as they are
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

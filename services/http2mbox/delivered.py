@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 from services.http2mbox.header import fields
 from stubmail.address import Address, AddressError, parse_domain
@@ -83,8 +84,11 @@ def without_forged(message: bytes, domain: str) -> bytes:
 def _received(receipt: Receipt) -> str:
     return (
         f"Received: from {receipt.store_host} by {receipt.recipient.domain} with STUB id {receipt.post_id.hex()}"
-        f" for <{receipt.recipient}>; {format_datetime(receipt.at)}"
+        f" for <{receipt.recipient}>; {_date(receipt.at.replace(microsecond=0))}"
     )
+
+
+_date = lru_cache(maxsize=8)(format_datetime)  # much of what comes comes in the same second
 
 
 def _claims(value: bytes, domain: str) -> bool:

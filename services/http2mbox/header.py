@@ -6,9 +6,7 @@ Line ends may be CRLF or LF alone, since the mbox file will make them the same: 
 import re
 from collections.abc import Iterator
 
-_END = re.compile(rb"\n(?=\r?\n)")
 _LINE_END = re.compile(rb"\r?\n")
-_BARE_CR = re.compile(rb"\r(?!\n)")
 _FIELDS = {
     name: re.compile(rb"^%b[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)" % name, re.IGNORECASE | re.MULTILINE)
     for name in (b"From", b"Authentication-Results")
@@ -19,13 +17,16 @@ def section_end(message: bytes) -> int:
     """Return the offset behind the last header field's line end: where the empty line begins, or the message's end."""
     if message.startswith((b"\n", b"\r\n")):
         return 0
-    match = _END.search(message)
-    return match.end() if match else len(message)
+    end = message.find(b"\n\r\n")
+    other = message.find(b"\n\n", 0, end + 1 if end >= 0 else len(message))
+    found = other if other >= 0 else end
+    return found + 1 if found >= 0 else len(message)
 
 
 def has_bare_cr(message: bytes) -> bool:
     """Tell whether the header section holds a CR without LF: some programs would see a line end there, some not."""
-    return _BARE_CR.search(message, 0, section_end(message)) is not None
+    end = section_end(message)
+    return message.count(b"\r", 0, end) != message.count(b"\r\n", 0, end)
 
 
 def fields(message: bytes, name: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.header import fields, has_bare_cr
@@ -15,6 +16,8 @@ KEY_MISMATCH = frozenset(("key-mismatch", "signer-mismatch", "unknown-signer")) 
 
 TOO_LARGE = "too-large"
 REFUSED = "maildrop"  # no rule of §7.4: the account's own delivery program does not want it
+
+_mailbox = lru_cache(maxsize=256)(parse_mailbox)  # the same few people write again and again
 
 
 class Untrusted(Exception):
@@ -98,6 +101,6 @@ def _author(message: bytes) -> Address:
     if len(found) != 1:
         raise Untrusted("from", f"the message has {len(found) or 'no'} From: headers; there must be one")
     try:
-        return parse_mailbox(found[0].decode("utf-8", "replace"))
+        return _mailbox(found[0].decode("utf-8", "replace"))
     except MailboxError as error:
         raise Untrusted("from", f"the From: header does not hold exactly one address: {error}") from error

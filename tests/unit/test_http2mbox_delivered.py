@@ -1,9 +1,11 @@
 """The delivered form: trace fields in front, forged ones gone, every other octet as it was."""
 
+import re
 from datetime import UTC, datetime
+from itertools import takewhile
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.http2mbox.delivered import Receipt, delivered_form, trace_fields, without_forged
@@ -126,6 +128,15 @@ lines = st.sampled_from(
     ]
 )
 messages = st.lists(lines | st.binary(max_size=3), max_size=30).map(b"".join)
+
+
+@given(messages)
+@example(b"A: b\n\n\r\n")
+def test_the_header_is_what_precedes_the_first_empty_line(message: bytes) -> None:
+    every_line = re.findall(rb"[^\n]*\n|[^\n]+\Z", message)
+    header = b"".join(takewhile(lambda line: line not in (b"\n", b"\r\n"), every_line))
+    assert message[: section_end(message)] == header
+    assert has_bare_cr(message) == bool(re.search(rb"\r(?!\n)", header))
 
 
 @given(messages)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stubmail.mbox.format import MAX_SENDER, ToStored, ToWire, WireLength, from_line, to_wire, wire_length
+from stubmail.mbox.format import MAX_SENDER, ToStored, ToWire, WireLength, from_line, to_stored, to_wire, wire_length
 
 # Octets that matter to the format, in words and alone, so that every pattern and every split of one comes up.
 WORDS = [
@@ -52,7 +52,7 @@ def as_lines(data: bytes) -> bytes:
 
 @given(content, st.lists(st.integers(0, 200)))
 def test_storing_in_pieces_is_storing_at_once(data: bytes, cuts: list[int]) -> None:
-    assert run(ToStored(), pieces(data, cuts)) == run(ToStored(), [data])
+    assert run(ToStored(), pieces(data, cuts)) == run(ToStored(), [data]) == to_stored(data)
 
 
 @given(content, st.lists(st.integers(0, 200)))
