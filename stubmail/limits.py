@@ -1,5 +1,6 @@
 """How much one address may ask for: sessions at a time, and the price of wrong passwords; time is passed in."""
 
+import functools
 import ipaddress
 import math
 from collections import Counter, OrderedDict
@@ -16,6 +17,7 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
+@functools.lru_cache(MAX_NETWORKS)
 def network(address: str) -> str:
     """Return what one stranger counts as: an IPv4 address, or the /64 that an IPv6 address is in.
 

@@ -30,7 +30,7 @@ SMALL = 32_768  # octets of a request, header and all, that the main loop reads
 SHORT = 65_536  # octets of an answer's body that can be sent without a thread that waits
 TOGETHER = 32  # requests in a batch
 BATCHES = 4  # that are served at a time
-SLOW_SECONDS = 0.02  # after which a batch no longer keeps the next one waiting
+SLOW_SECONDS = 0.05  # after which a batch no longer keeps the next one waiting
 
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)

@@ -33,7 +33,7 @@ class PostManager:
     udp: bool = setting(True, "answer checks over UDP; without, clients use HTTP alone")
     udp_listen: str = setting("0.0.0.0:2225", "HOST:PORT for UDP checks")
     workers: int = setting(2, "processes that answer HTTP")
-    threads: int = setting(16, "requests that one of them answers at a time")
+    threads: int = setting(16, "large or slow requests that one of them serves at a time; small ones need none")
     timeout_seconds: float = setting(30.0, "for how long a client may stall; then 8 KiB a second is the least")
     max_post: int = setting(64 * 2**20, "octets of the largest post")
     max_request: int = setting(128 * 2**20, "octets of the largest request")

@@ -65,12 +65,13 @@ class New:
     refs: int
 
 
-def new_id(now: int) -> int:
-    """Make up the id of a content: near those of the same time, so that a database finds them side by side.
+def new_ids(now: int, number: int) -> range:
+    """Make up the ids of contents: in a row, and near those of the same time; a database puts them side by side.
 
-    It is random otherwise: who writes a body has to wait for nobody. One that is taken already is a Conflict.
+    They are random otherwise: who writes a body has to wait for nobody. One that is taken already is a Conflict.
     """
-    return now << 30 | secrets.randbits(30)
+    first = now << 30 | secrets.randbits(30)
+    return range(first, first + number)
 
 
 def known(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:

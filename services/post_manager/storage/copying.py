@@ -120,7 +120,7 @@ def _place(
     added = []
     for key, users in uses.items():
         if key not in places:
-            # A post's serial is an id that no other content has: those of contents.new_id are all larger.
+            # A post's serial is an id that no other content has: those of contents.new_ids are all larger.
             places[key], row = users[0]
             body = KeptBody(source, row.content, row.digest, row.body_size)
             added.append(New(places[key], key, body, len(users)))

@@ -159,13 +159,9 @@ def _owners(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, Owner]:
 def _write(connection: Connection, judge: _Judge) -> None:
     accepted = judge.accepted
     now = max(request.now for request, _ in accepted)
-    content_ids = dict(judge.known)
-    added: list[contents.New] = []
-    for key, use in judge.uses.items():
-        if key not in judge.known:
-            content_ids[key] = contents.new_id(now)
-            added.append(contents.New(content_ids[key], key, use.body, use.posts))
-    contents.add(connection, added)
+    new = {key: use for key, use in judge.uses.items() if key not in judge.known}
+    content_ids = judge.known | dict(zip(new, contents.new_ids(now, len(new)), strict=True))
+    contents.add(connection, [contents.New(content_ids[key], key, use.body, use.posts) for key, use in new.items()])
     contents.share(connection, {judge.known[key]: use.posts for key, use in judge.uses.items() if key in judge.known})
     tallies.add(
         connection,

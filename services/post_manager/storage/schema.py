@@ -27,7 +27,7 @@ from stubmail.errors import Exit
 if TYPE_CHECKING:
     from services.post_manager.storage.database import Database
 
-VERSION = "0003"  # what the last step in storage/migrations leads to, known without loading Alembic
+VERSION = "0004"  # what the last step in storage/migrations leads to, known without loading Alembic
 
 # States of a post (protocol.md §5.6) as they are stored; the names are the protocol's.
 WAITING, FETCHED, EXPIRED, WITHDRAWN = range(4)
@@ -144,8 +144,7 @@ nonces = Table(
     Column("client", _Fingerprint, primary_key=True),  # a session's id, or the fingerprint of who opens one
     Column("nonce", LargeBinary(16), primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Index("nonces_by_time", "time"),
-    sqlite_with_rowid=False,
+    Index("nonces_by_time", "time"),  # with row numbers: it takes what comes at its end, as the table does
 )
 
 # What all processes and replicas of a store know, and nobody else; see storage/keys.py.
