@@ -21,6 +21,14 @@ SCRAM, SCRAM_PLUS, CRAM_MD5 = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "CRAM-MD5"
 IN_THE_CLEAR = ("PLAIN", "LOGIN")  # mechanisms that send the password
 
 
+def _nothing() -> str:
+    return ""
+
+
+def _no_binding(kind: str) -> bytes:
+    return b""
+
+
 class Authorization:
     """What was said so far.
 
@@ -84,6 +92,12 @@ class Authorization:
     def decided(self) -> None:
         """A login was accepted or refused: the exchange is over."""
         self._mechanism = None
+
+    def accepted(self) -> None:
+        """Keep nothing that only a login needs."""
+        self.decided()
+        self._name = None
+        self._fresh, self._binding, self.timestamp = _nothing, _no_binding, ""
 
     def _unique(self) -> str:
         return f"<{self._fresh()}@stubmail>"  # RFC 1939 §7: in the form of a msg-id

@@ -17,6 +17,8 @@ _INT = struct.Struct("i")
 class Channel:
     """A transport with TLS upon it, once that is wanted. ``received`` and ``written`` count octets as on the wire."""
 
+    __slots__ = ("_reading", "_tls", "_transport", "received", "written")
+
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(WRITE_BUFFER)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import ssl
+import sys
 from typing import cast
 
 from services.pop3d.actions import Action, Close, StartTls
@@ -38,6 +40,30 @@ class Connection(asyncio.Protocol):
     ``address``: the client's, when it is not the peer's.
     """
 
+    __slots__ = (
+        "_channel",
+        "_closing",
+        "_deadlines",
+        "_errands",
+        "_half_closed",
+        "_handed_over",
+        "_host",
+        "_implicit_tls",
+        "_loop",
+        "_made",
+        "_paused",
+        "_reason",
+        "_session",
+        "_turn",
+        "address",
+        "counted",
+        "due",
+        "id",
+        "local",
+        "lost",
+        "network",
+    )
+
     def __init__(self, host: Host, implicit_tls: bool, address: str = "") -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
@@ -55,8 +81,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._channel = Channel(cast(asyncio.Transport, transport))
-        self.address = self.address or peer_of(transport)
-        self.network, self.local = network(self.address), is_loopback(self.address)
+        self.address = sys.intern(self.address or peer_of(transport))  # many come from few
+        self.network, self.local = sys.intern(network(self.address)), is_loopback(self.address)
         self._made = self._loop.time()
         self._deadlines = Deadlines(self._host.patience, self._made)
         self._session = Session(
@@ -66,7 +92,7 @@ class Connection(asyncio.Protocol):
             binding=self._channel.binding,
         )
         self._errands = Errands(self._host, self, self._session)
-        self._timer = self._loop.call_later(self._host.patience.login, self._on_timer)
+        self.due = self._made + self._host.patience.login  # when to look whether a deadline has passed
         self._host.counters.add("connections pop3s" if self._implicit_tls else "connections pop3")
         self._begin()
 
@@ -103,7 +129,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = self._loop.create_future()
-        self._on_timer()
+        self.look()
 
     def resume_writing(self) -> None:
         self._wake()
@@ -113,7 +139,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost:
             self.lost = self._closing = True
-            self._timer.cancel()
+            self.due = math.inf
             self._wake()
             self._release()
 
@@ -127,8 +153,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._reason = reason
         self._channel.finish(bool(self._channel.received) and not self._half_closed and not reason.startswith("quit"))
-        self._timer.cancel()
-        self._timer = self._loop.call_later(LINGER, self._on_timer)
+        self.due = self._loop.time() + LINGER
 
     def abort(self, reason: str) -> None:
         """Close without another word."""
@@ -167,8 +192,9 @@ class Connection(asyncio.Protocol):
     def opened(self) -> None:
         """Note that the client has logged in."""
         self._host.logged_in(self)
-        self._deadlines.active(self._loop.time())
-        self._on_timer()
+        now = self._loop.time()
+        self._deadlines.active(now)
+        self.due = min(self.due, now + self._host.patience.idle)
 
     def hand_over(self, elsewhere: Elsewhere) -> None:
         """Let another process go on with the session; the channel is its business from here on."""
@@ -176,7 +202,7 @@ class Connection(asyncio.Protocol):
             elsewhere.close()
             return
         self._closing = self._handed_over = True
-        self._timer.cancel()
+        self.due = math.inf
         self._host.logged_in(self)
         mechanism = self._session.statistics.mechanism
         handed = Handed(mechanism, self._session.encrypted, self._session.unread, lambda: self._host.leave(self))
@@ -245,20 +271,15 @@ class Connection(asyncio.Protocol):
 
     # Ends
 
-    def _wake(self) -> None:
-        if self._paused is not None:
-            self._paused.set_result(None)
-            self._paused = None
-
-    def _on_timer(self) -> None:
+    def look(self) -> None:
+        """End the session when it has lasted long enough, or say when to look again."""
         if self.lost:
             return
-        self._timer.cancel()
         unsent = self._channel.unsent()
         if self._closing and not unsent:
             self.abort("")
             return
-        reason, again = self._deadlines.check(
+        reason, self.due = self._deadlines.check(
             self._loop.time(),
             logged_in=self._session.logged_in,
             busy=self._errands.busy,
@@ -267,8 +288,11 @@ class Connection(asyncio.Protocol):
         )
         if reason:
             self.abort(reason)  # RFC 1939 §3: without a reply, without removing messages
-        else:
-            self._timer = self._loop.call_at(again, self._on_timer)
+
+    def _wake(self) -> None:
+        if self._paused is not None:
+            self._paused.set_result(None)
+            self._paused = None
 
     def _release(self) -> None:
         """Let go of the maildrop, then of everything."""

@@ -158,7 +158,6 @@ class Errands:
     def opened(self, user: str, maildrop: Maildrop) -> None:
         """Begin with a user's maildrop, which this closes at the end."""
         self.user, self._maildrop = user, maildrop
-        self._reader = Reader(maildrop, self._client.id)
         self._session.accept(maildrop)
         self._client.opened()
 
@@ -174,8 +173,9 @@ class Errands:
         return items
 
     async def _retrieve(self, items: list[bytes | Retrieve]) -> None:
-        reader = self._reader
-        assert reader is not None
+        assert self._maildrop is not None
+        reader = self._reader or Reader(self._maildrop, self._client.id)
+        self._reader = reader
         reader.start(items)
         block = await self._read(reader)
         while not reader.done and not self._client.lost:
@@ -191,8 +191,8 @@ class Errands:
 
     async def _commit(self, action: Commit) -> None:
         assert self._maildrop is not None
-        assert self._reader is not None
-        sent = set(action.retrieved) - self._reader.failed
+        failed = self._reader.failed if self._reader is not None else set[int]()
+        sent = set(action.retrieved) - failed
         maildrop, self._maildrop, self._reader = self._maildrop, None, None
         try:
             update = partial(_update, maildrop, sent.union(action.numbers), action.expire)

@@ -1,7 +1,6 @@
 """Indexes lately used, in memory, so that a maildrop which is asked every minute is not even read for its index."""
 
 from collections import OrderedDict
-from pathlib import Path
 from threading import Lock
 
 from services.pop3d.index_format import Record
@@ -19,10 +18,10 @@ class IndexCache:
     def __init__(self, most: int = MOST_OCTETS) -> None:
         self._most = most
         self._octets = 0
-        self._records: OrderedDict[Path, tuple[Signature, Record]] = OrderedDict()
+        self._records: OrderedDict[str, tuple[Signature, Record]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, path: Path, seen: Signature) -> Record | None:
+    def get(self, path: str, seen: Signature) -> Record | None:
         """Return the record of the file that has this signature now, if it is known."""
         with self._lock:
             known = self._records.get(path)
@@ -31,7 +30,7 @@ class IndexCache:
             self._records.move_to_end(path)
             return known[1]
 
-    def put(self, path: Path, seen: Signature, record: Record) -> None:
+    def put(self, path: str, seen: Signature, record: Record) -> None:
         """Remember a record; nobody may change it from now on."""
         with self._lock:
             self._forget(path)
@@ -40,6 +39,6 @@ class IndexCache:
             while self._octets > self._most:
                 self._forget(next(iter(self._records)))
 
-    def _forget(self, path: Path) -> None:
+    def _forget(self, path: str) -> None:
         if known := self._records.pop(path, None):
             self._octets -= known[1].size

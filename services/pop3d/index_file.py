@@ -44,10 +44,10 @@ class IndexFile:
                 if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
                     return None
                 seen = signature(descriptor)
-                record = self._cache.get(self._path, seen)
+                record = self._cache.get(str(self._path), seen)
                 if record is None:
                     record = Record.from_wire(file.read())
-                    self._cache.put(self._path, seen, record)
+                    self._cache.put(str(self._path), seen, record)
                 return record
         return None
 

@@ -15,6 +15,8 @@ class SessionLock:
     that name while a second waits for the old. Deliverers never look at it. Raises InUse, or OSError.
     """
 
+    __slots__ = ("_descriptor",)
+
     def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)

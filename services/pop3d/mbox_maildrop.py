@@ -49,31 +49,51 @@ class MboxLocation:
 
 
 class MboxMaildrop:
-    """An open mbox; see services.pop3d.maildrop.Maildrop."""
+    """An open mbox; see services.pop3d.maildrop.Maildrop. Kept small: most sessions wait for their client."""
+
+    __slots__ = ("_cache", "_lock", "_path", "_record", "_snapshot")
 
     def __init__(self, path: Path, lock: SessionLock, cache: IndexCache | None) -> None:
-        self._path = path
+        self._path = str(path)
         self._lock = lock
-        self._mbox = Mbox(path, LOCK_SECONDS, owner="pop3d")
-        self._file = IndexFile(path, cache)
-        record = self._file.load()
-        if record is not None and self._file.fits(record):
-            self._record = record
-        else:
-            self._record = self._read(record)
-        self._snapshot = Snapshot(path, self._record.index, self._record.seen, self._record.settled)
-        self.octets: Sequence[int] = self._record.index.octets
-        self.total = self._record.total
+        self._cache = cache
+        file = self._file
+        record = file.load()
+        self._record = record if record is not None and file.fits(record) else self._read(file, record)
+        self._snapshot: Snapshot | None = None  # made when a message is asked for
+
+    @property
+    def octets(self) -> Sequence[int]:
+        return self._record.index.octets
+
+    @property
+    def total(self) -> int:
+        return self._record.total
 
     def uid(self, index: int) -> str:
         record = self._record
         return format_uid(record.hash(index), record.numbers.get(index, 1), record.imported(index))
 
     def content(self, number: int) -> Iterator[bytes]:
-        return self._snapshot.chunks(number - 1)
+        return self._messages.chunks(number - 1)
 
     def several(self, first: int, count: int) -> list[bytes]:
-        return self._snapshot.several(first - 1, count)
+        return self._messages.several(first - 1, count)
+
+    @property
+    def _messages(self) -> Snapshot:
+        if self._snapshot is None:
+            record = self._record
+            self._snapshot = Snapshot(Path(self._path), record.index, record.seen, record.settled)
+        return self._snapshot
+
+    @property
+    def _mbox(self) -> Mbox:
+        return Mbox(Path(self._path), LOCK_SECONDS, owner="pop3d")
+
+    @property
+    def _file(self) -> IndexFile:
+        return IndexFile(Path(self._path), self._cache)
 
     def older(self, moment: float) -> list[int]:
         """By the dates in the ``From `` lines; what others have changed since is noticed when it is to be removed."""
@@ -91,30 +111,31 @@ class MboxMaildrop:
 
     def commit(self, numbers: Sequence[int]) -> None:
         gone = {number - 1 for number in numbers}
-        self._mbox.remove(self._snapshot, gone)
-        memory = remember(self._record.hashes(), self._record.numbers, gone, self._file.memory(self._record))
-        self._file.save(self._rest(gone, self._file.keep_memory(memory)))
+        self._mbox.remove(self._messages, gone)
+        file = self._file
+        memory = remember(self._record.hashes(), self._record.numbers, gone, file.memory(self._record))
+        file.save(self._rest(gone, file.keep_memory(memory)))
 
     def close(self) -> None:
         self._lock.release()
 
-    def _read(self, old: Record | None) -> Record:
+    def _read(self, file: IndexFile, old: Record | None) -> Record:
         """Read the mbox, give its messages their ids, and keep what was found."""
         snapshot = self._mbox.snapshot()
         if snapshot.seen is None:
             return Record(NO_FILE, snapshot.index, {}, b"")
         record = Record(snapshot.seen, snapshot.index, {}, b"")
-        numbers, memory = assign(record.hashes(), self._file.memory(old))
-        packed = self._file.keep_memory(memory)
+        numbers, memory = assign(record.hashes(), file.memory(old))
+        packed = file.keep_memory(memory)
         seen = self._signature(snapshot.seen)
         record = Record(seen, snapshot.index, numbers, packed, snapshot.settled and seen == snapshot.seen)
-        self._file.save(record)
+        file.save(record)
         return record
 
     def _signature(self, seen: Signature) -> Signature:
         """Return ``seen`` with today's time of change, if that is all that is different: we may have changed it."""
         with suppress(OSError):
-            status = self._path.lstat()
+            status = os.lstat(self._path)
             if (status.st_ino, status.st_size, status.st_mtime_ns) == seen[:3]:
                 return (*seen[:3], status.st_ctime_ns)
         return seen
@@ -130,7 +151,7 @@ class MboxMaildrop:
         numbers = {new: self._record.numbers[old] for new, old in enumerate(left) if old in self._record.numbers}
         seen = NO_FILE
         with suppress(OSError):
-            status = self._path.lstat()
+            status = os.lstat(self._path)
             if (status.st_ino, status.st_size) == (self._record.seen[0], index.size):
                 seen = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         return Record(seen, index, numbers, memory)

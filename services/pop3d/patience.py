@@ -13,6 +13,11 @@ class Patience:
     idle: float = 600.0
     write: float = 120.0
 
+    @property
+    def often(self) -> float:
+        """How many seconds a deadline may have passed before that is noticed."""
+        return min(1.0, min(self.login, self.idle, self.write) / 10)
+
 
 class Deadlines:
     """The deadlines of one session; times are seconds of any clock that never goes back."""

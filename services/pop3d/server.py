@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from services.pop3d.accounts import accounts_file, load_accounts
+from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
 from services.pop3d.counting import make_counters
 from services.pop3d.index_cache import IndexCache
@@ -83,6 +84,8 @@ class Server:
         self.jobs = 0
         self.draining = False
         self._connections: set[Connection] = set()
+        self._clock = Clock(self._connections, self.patience.often)
+        self._terms: dict[Terms, Terms] = {}  # those in use: sessions share them
         self._strangers: OrderedDict[Connection, None] = OrderedDict()
         self._listeners: list[asyncio.Server] = []
         self._admins: list[Admin] = []
@@ -116,7 +119,7 @@ class Server:
 
     def terms(self, local: bool) -> Terms:
         """Return the terms for a new session of a client on this machine, or another."""
-        return Terms(
+        terms = Terms(
             tls_offered=self._tls is not None,
             plain_allowed=self._settings.allow_plain_loopback if local else self._settings.allow_plain,
             challenges=self.door.verifier.challenges,
@@ -124,6 +127,7 @@ class Server:
             login_delay=self._settings.login_delay_seconds,
             expire=self._settings.expire_days,
         )
+        return self._terms.setdefault(terms, terms)
 
     @property
     def tls(self) -> ssl.SSLContext | None:
@@ -137,6 +141,7 @@ class Server:
         only hold their place cannot keep the others out.
         """
         self._connections.add(connection)
+        self._clock.start()
         self._nobody_left.clear()
         if self.draining:  # its proxy was slow
             connection.counted = False

@@ -132,7 +132,7 @@ class Session:
 
     def accept(self, listing: Listing) -> None:
         """Enter the TRANSACTION state on the maildrop that the credentials opened."""
-        self._authorization.decided()
+        self._authorization.accepted()
         self._transaction = Transaction(listing, self.statistics, self._terms.expire)
         self._errors = 0
         self._waiting = _Waiting.NOTHING

@@ -75,6 +75,8 @@ class TlsLayer:
     also holds no buffers while idle, unlike asyncio's own, which keep a quarter of a megabyte a session.
     """
 
+    __slots__ = ("_context", "_incoming", "_object", "_outgoing", "closed", "established")
+
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
         self._incoming = ssl.MemoryBIO()

@@ -19,9 +19,9 @@ class Transaction:
 
     def __init__(self, messages: Listing, statistics: Statistics, expire: int = NEVER) -> None:
         self._expire = expire
-        self._retrieved: set[int] = set()  # if they go at QUIT
+        self._retrieved: set[int] | None = set() if expire == 0 else None  # they go at QUIT
         self._messages = messages
-        self._deleted = bytearray()  # one octet a message, 1 when marked; allotted at the first DELE
+        self._deleted: bytearray | None = None  # one octet a message, 1 when marked; allotted at the first DELE
         self._count = self._size = 0  # of the messages not marked
         self._unmark()
         self.statistics = statistics
@@ -33,8 +33,8 @@ class Transaction:
 
     def commit(self) -> Commit:
         """Return what QUIT asks for: that the marked messages be removed, and those that may not stay."""
-        marked = [index + 1 for index, mark in enumerate(self._deleted) if mark]
-        return Commit(marked, sorted(self._retrieved.difference(marked)), max(0, self._expire))
+        marked = [index + 1 for index, mark in enumerate(self._deleted or b"") if mark]
+        return Commit(marked, sorted((self._retrieved or set()).difference(marked)), max(0, self._expire))
 
     def committed(self, count: int) -> None:
         """So many messages are gone for good."""
@@ -53,7 +53,7 @@ class Transaction:
         return (index for index in range(len(self._messages.octets)) if not (marked and marked[index]))
 
     def _unmark(self) -> None:
-        self._deleted = bytearray()
+        self._deleted = None
         self._count, self._size = len(self._messages.octets), self._messages.total
 
     def _stat(self, argument: bytes) -> Outcome:
@@ -93,7 +93,7 @@ class Transaction:
         octets = self._messages.octets[number - 1]
         self.statistics.retrieved += 1
         self.statistics.retrieved_octets += octets
-        if self._expire == 0:
+        if self._retrieved is not None:
             self._retrieved.add(number)
         return Retrieve(number, None, retrieved(octets))
 
@@ -105,7 +105,7 @@ class Transaction:
 
     def _dele(self, argument: bytes) -> Outcome:
         number = self._number(parse_numbers(argument, 1, 1)[0])
-        if not self._deleted:
+        if self._deleted is None:
             self._deleted = bytearray(len(self._messages.octets))
         self._deleted[number - 1] = 1
         self._count -= 1

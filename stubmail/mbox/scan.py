@@ -28,6 +28,8 @@ _HOLD = 7  # of a separator so many octets may have come and nothing be certain
 class Index:
     """What is known of each message, 52 octets and a few in compact arrays; messages count from 0."""
 
+    __slots__ = ("bodies", "digests", "ends", "octets", "size", "starts", "uidls")
+
     def __init__(self) -> None:
         self.starts = array("Q")
         self.bodies = array("Q")

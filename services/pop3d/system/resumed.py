@@ -5,6 +5,7 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
 from services.pop3d.counting import make_counters
 from services.pop3d.login import Door
@@ -37,6 +38,8 @@ class OnlyHost:
         self.mail = ThreadPoolExecutor(1, thread_name_prefix="mail")
         self.counters = make_counters()
         self.jobs = 0
+        self._connections: set[Connection] = set()
+        self._clock = Clock(self._connections, self.patience.often)
         self.left = asyncio.Event()
 
     def terms(self, local: bool) -> Terms:
@@ -45,6 +48,8 @@ class OnlyHost:
 
     def enter(self, connection: Connection) -> str:
         """It has been counted where it came from."""
+        self._connections.add(connection)
+        self._clock.start()
         return ""
 
     def logged_in(self, connection: Connection) -> None:
@@ -52,11 +57,14 @@ class OnlyHost:
 
     def leave(self, connection: Connection) -> None:
         """The session is over."""
+        self._connections.clear()
         self.left.set()
 
 
 class Resumed(Connection):
     """A connection whose client has been greeted and logged in by another process."""
+
+    __slots__ = ("_opened",)
 
     def __init__(self, host: OnlyHost, opened: Opened) -> None:
         super().__init__(host, opened.handed.encrypted, opened.login.address)
@@ -65,6 +73,7 @@ class Resumed(Connection):
 
     def _begin(self) -> None:
         opened = self._opened
+        self._host.enter(self)
         self._session.next()  # the greeting
         self._session.statistics.mechanism = opened.handed.mechanism
         self._session.receive(opened.handed.octets.encode("latin-1"))
