@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services.http2mbox.causes import MAX_NOTICES, SILENCE_SECONDS, Cause
 from services.http2mbox.contacts import Contacts
@@ -51,8 +51,7 @@ class CertificateSource(Protocol):
     def by_fingerprint(self, fingerprint: str) -> Certificate | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A verified message in its delivered form, ready for the maildrop."""
 
     key: PostKey

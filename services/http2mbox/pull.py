@@ -26,6 +26,7 @@ from stubmail.store_answers import Listed, Listing, Other
 
 MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would not fit into a request (§9)
 PAGE = 1_000  # posts
+FIRST_PAGE = 100  # posts: a short one, so that there is something to open while more is listed
 MAX_PAGES = 1_000  # in one round; the rest comes in the next
 MAX_OTHERS = 1_000  # others with mail waiting that are noted of one store
 BATCH_POSTS = 500
@@ -115,7 +116,7 @@ class Pull:
             if chunk is None:
                 break
             if number == 0:
-                coming = self._lane.run(self._client.list, chunk, after, PAGE)
+                coming = self._lane.run(self._client.list, chunk, after, FIRST_PAGE)
             page = coming.result()
             check_page(page, chunk, after)
             if number == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stubmail.openpgp import packets
 from stubmail.openpgp.errors import OpenPGPError
@@ -11,8 +12,7 @@ MAX_SESSION_KEYS = 4096  # PKESK packets, thus recipients, of one message
 ANYONE = "0" * 16  # the key ID of a hidden recipient, RFC 9580 §5.1.8
 
 
-@dataclass(frozen=True, slots=True)
-class SessionKey:
+class SessionKey(NamedTuple):
     """One PKESK packet (RFC 9580 §5.1): for whom (a long key ID, upper-case hex), its version, and its octets."""
 
     key_id: str

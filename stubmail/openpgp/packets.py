@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stubmail.openpgp.errors import OpenPGPError
 
@@ -15,8 +15,7 @@ _STREAMED = {COMPRESSED, SED, LITERAL, SEIPD, OCB}  # only these may come in pie
 _SMALL_PIECES = 64  # pieces under 512 octets that a packet may have; without a bound they would cost more than the data
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """One packet inside ``source``: its type, where it begins and ends, and where the pieces of its body stand."""
 
     source: bytes

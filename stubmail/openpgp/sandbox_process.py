@@ -11,10 +11,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from stubmail.openpgp import sandboxed
 
@@ -48,15 +48,14 @@ class StaleCertificates(Exception):
     """The child has used certificates that are not those to be used now: another one has to be asked again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A message to decrypt with key number ``index``, and what there has to be to it.
+class Job(NamedTuple):
+    """A message to decrypt with key number ``key``, and what there has to be to it.
 
     ``signers`` returns the certificates for the key handles it gets; without it no signature is looked for. The text
     may have ``max_size`` octets.
     """
 
-    index: int
+    key: int
     message: bytes
     signers: Signers | None
     max_size: int
@@ -98,7 +97,7 @@ class SandboxProcess:
         """Have a message decrypted; it may still be on its way when this returns."""
         self._jobs.append(job)
         self.octets += len(job.message)
-        self._send(sandboxed.MESSAGE, b"%d" % job.index, b"signed" if job.signers else b"", job.message)
+        self._send(sandboxed.MESSAGE, b"%d" % job.key, b"signed" if job.signers else b"", job.message)
 
     def answer(self) -> Answer | EngineRefusal:
         """Wait for the answer to the oldest message.

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pysequoia
 from pysequoia.packet import PacketPile
@@ -109,8 +109,7 @@ class UnlockedIdentity(Identity):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
+class _Opening(NamedTuple):
     """A message on its way through the engines: who may have signed it, what is still to be tried, what is wrong."""
 
     sealed: Sealed
