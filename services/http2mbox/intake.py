@@ -112,8 +112,6 @@ class Intake:
         with closing(incoming):
             try:
                 trouble = fetched.result()
-                if self._stopping():
-                    raise Stopped("4.3.2", "stopping")
                 self._open_and_deliver(incoming)
             except OSError as error:
                 raise AccountTrouble("4.3.0", f"{self._account.directory}: {error.strerror or error}") from error
@@ -134,6 +132,8 @@ class Intake:
                 octets = 0
                 with closing(self._opening.open_all(incoming.complete, incoming.content)) as opened:
                     for post, outcome in opened:
+                        if self._stopping():
+                            raise Stopped("4.3.2", "stopping")
                         if isinstance(outcome, Untrusted):
                             self._hold(post, outcome)
                             continue

@@ -29,7 +29,7 @@ PAGE = 1_000  # posts
 FIRST_PAGE = 100  # posts: a short one, so that there is something to open while more is listed
 MAX_PAGES = 1_000  # in one round; the rest comes in the next
 MAX_OTHERS = 1_000  # others with mail waiting that are noted of one store
-BATCH_POSTS = 500
+BATCH_POSTS = 1_000
 BATCH_OCTETS = 16 * 2**20
 
 _log = logging.getLogger("http2mbox")

@@ -29,6 +29,7 @@ from tests.support.fake_store import (
     seal_plainly,
 )
 from tests.support.pulling import DOMAIN, HOST, Setup, forged
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -393,6 +394,57 @@ def test_it_stops_between_batches(bob: Setup, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(Stopped):
         bob.pull(stopping=lambda: len(bob.maildrop.messages) >= 2)
     assert len(bob.maildrop.messages) == len(bob.store.acknowledged) == 2
+
+
+def test_it_stops_within_a_batch_and_acknowledges_what_it_has_delivered(
+    bob: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "COMMIT_POSTS", 2)
+    for number in range(6):
+        bob.store.put_message(number)
+    with pytest.raises(Stopped):
+        bob.pull(stopping=lambda: len(bob.maildrop.messages) >= 4)
+    assert len(bob.maildrop.messages) == len(bob.store.acknowledged) == 4
+    assert bob.pull().delivered == 2
+
+
+def test_the_next_batch_is_fetched_while_one_is_delivered(bob: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "BATCH_POSTS", 2)
+    for number in range(6):
+        bob.store.put_message(number)
+    deliver, seen = bob.maildrop.deliver, []
+
+    def deliver_when_the_next_is_fetched(messages, committed):
+        wait_until(lambda: bob.store.calls.count("fetch") >= min(3, len(seen) + 2))
+        seen.append(bob.store.calls.count("fetch"))
+        deliver(messages, committed)
+
+    monkeypatch.setattr(bob.maildrop, "deliver", deliver_when_the_next_is_fetched)
+    assert bob.pull().delivered == 6
+    assert seen[0] == 2  # and not the third: what is ahead is bounded
+    assert bob.texts() == [text(number) for number in range(6)]
+
+
+def test_a_fetch_that_fails_is_told_after_what_came_before_it_is_delivered(
+    bob: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "BATCH_POSTS", 2)
+    for number in range(6):
+        bob.store.put_message(number)
+
+    class Failing:
+        list, ack, fetches = bob.store.list, bob.store.ack, 0
+
+        def fetch(self, wanted):
+            self.fetches += 1
+            if self.fetches == 2:
+                raise TemporaryError("4.4.2", "gone")
+            return bob.store.fetch(wanted)
+
+    with pytest.raises(TemporaryError, match="gone"):
+        bob.pull(client=Failing())
+    assert len(bob.maildrop.messages) == len(bob.store.acknowledged) == 2
+    assert bob.pull().delivered == 4
 
 
 def test_a_process_that_is_about_to_end_delivers_nothing_more(bob: Setup) -> None:
