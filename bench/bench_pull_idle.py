@@ -31,8 +31,8 @@ from services.http2mbox.counters import Counters
 from services.http2mbox.pull import Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.settings import Http2mbox
+from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Visits
-from services.http2mbox.workers import Workers
 from services.post_manager.cookie_ids import CookieIds
 from services.post_manager.storage.keys import store_key
 from services.post_manager.storage.schema import cookies
@@ -97,7 +97,7 @@ def _connect(*_: object) -> NoReturn:
 
 async def _rounds(accounts: Accounts, resolver: Resolver) -> list[tuple[float, int]]:
     limits, counters, rng = Limits(2**20), Counters(), random.Random(1)
-    workers, lookups, checks = Workers(32), Workers(32), Checks()
+    workers, lookups, checks = Turns(32), Turns(32), Checks()
     await checks.open()
     visits = Visits(resolver, checks, _connect, limits, counters, rng=rng)
     puller = Puller(visits, limits, workers, counters, rng=rng, lookups=lookups)

@@ -23,8 +23,8 @@ from services.http2mbox.puller import Puller
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.settings import Http2mbox
 from services.http2mbox.status import Status
+from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Visits
-from services.http2mbox.workers import Workers
 from stubmail.admin import Admin
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit
@@ -67,8 +67,8 @@ class Process:
         self._accounts = accounts
         self._rng = random.SystemRandom()
         self._checks = Checks()
-        self._workers = Workers(options.workers)
-        self._lookups = Workers(options.workers)
+        self._workers = Turns(options.workers)
+        self._lookups = Turns(options.workers)
         self._woken = asyncio.Event()
         self._stopped = False
         self._reload = False
@@ -180,7 +180,7 @@ class Process:
 
     async def _reopen(self) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._workers, self._accounts.reload)
+            await self._workers.run(self._accounts.reload)
             self._accounts.log_failures()
         except Exit as error:
             event(_log, "not-reloaded", level=logging.ERROR, error=error.text)  # the accounts stay as they are

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any
 
 from services.http2mbox import schedule
 from services.http2mbox.account import Account
@@ -20,15 +20,13 @@ from services.http2mbox.pull import Limits
 from services.http2mbox.report import Report
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.state import AccountTrouble
+from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Peer, Visits
-from services.http2mbox.workers import Workers
 from stubmail.errors import StubmailError
 from stubmail.log import event
 
 ABSENT_SECONDS = 30.0  # for which a domain without stub mail, whose mail comes the old way, is not asked about again
 
-Ts = TypeVarTuple("Ts")
-T = TypeVar("T")
 _log = logging.getLogger("http2mbox")
 
 
@@ -44,11 +42,11 @@ class Puller:
         self,
         visits: Visits,
         limits: Limits,
-        workers: Workers,
+        workers: Turns,
         counters: Counters,
         *,
         rng: random.Random,
-        lookups: Workers | None = None,
+        lookups: Turns | None = None,
         outbox: Callable[[Account], OwnOutbox] | None = None,
     ) -> None:
         self.report = Report()
@@ -114,7 +112,7 @@ class Puller:
 
     async def _round_of(self, account: Account, full: bool) -> None:
         try:
-            contacts, decided = await self._blocking(self._lookups, self._prepare, account)
+            contacts, decided = await self._lookups.run(self._prepare, account)
         except (StubmailError, OSError) as error:
             self._failed("account", str(account.address), self._accounts.get(account), error)
             return
@@ -147,13 +145,15 @@ class Puller:
 
     async def _visit(self, peer: Peer, contacts: Contacts, full: bool) -> None:
         try:
-            offer = await self._blocking(self._lookups, self._visits.discover, peer.domain)
+            offer = await self._lookups.run(self._visits.discover, peer.domain)
             if offer is None:
                 peer.rests_until = time.monotonic() + ABSENT_SECONDS
                 return
             self.report.domains.add(peer.domain)
             if full or await self._visits.has_news(peer, offer, contacts):
-                tally, error = await self._blocking(self._workers, self._visits.pull, peer, contacts, offer.stores)
+                tally, error = await self._workers.run(
+                    self._visits.pull, peer, contacts, offer.stores, slow=peer.is_slow
+                )
                 self.report.add(tally)
                 if error is not None:
                     raise error
@@ -175,9 +175,7 @@ class Puller:
     async def _look_into(self, outbox: OwnOutbox, full: bool) -> None:
         account, told = outbox.account, Told()
         try:
-            await self._blocking(
-                self._workers, lambda: outbox.look(told, full=full, stopping=lambda: self._visits.stopping)
-            )
+            await self._workers.run(lambda: outbox.look(told, full=full, stopping=lambda: self._visits.stopping))
             outbox.backoff.succeeded()
         except Stopped:
             return
@@ -192,9 +190,6 @@ class Puller:
             outbox.busy = False
             self.report.add_notices(told)
             self._counters.add("notices own", told.delivered)
-
-    def _is_stopping(self) -> bool:
-        return self._visits.stopping
 
     def _failed(self, side: str, name: str, backoff: Backoff | None, error: StubmailError | OSError) -> None:
         delay = backoff.failed(time.monotonic()) if backoff else 0.0
@@ -213,6 +208,3 @@ class Puller:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.report.failed.add(task.get_name())
             _log.error("%s failed", task.get_name(), exc_info=error)
-
-    async def _blocking(self, workers: Workers, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-        return await asyncio.get_running_loop().run_in_executor(workers, function, *args)

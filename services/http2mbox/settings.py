@@ -21,7 +21,9 @@ class Http2mbox:
     admin_listen: str = setting(
         "127.0.0.1:9467", "HOST:PORT for /livez, /readyz and /metrics while it runs at an interval; empty: nowhere"
     )
-    workers: int = setting(32, "how many domains are talked to over HTTP at the same time")
+    workers: int = setting(
+        32, "how many domains are talked to over HTTP at the same time; four times as many more when they are slow"
+    )
     lock_seconds: float = setting(30.0, "how long to wait for another program that has the maildrop locked")
     pipe_seconds: float = setting(300.0, "how long a delivery program (maildrop pipe:) may take for one message")
 

@@ -20,6 +20,7 @@ from services.http2mbox.pull import Client, Limits, Pull
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.state import AccountTrouble
 from services.http2mbox.tally import Tally
+from services.http2mbox.turns import PATIENCE
 from services.http2mbox.workers import MemoryGate
 from stubmail.cookies import Cookie, Seen
 from stubmail.datagram import Unknown, Waiting
@@ -56,6 +57,7 @@ class Peer:
     client: Client | None = None
     place: Place | None = None  # whence the last answer to a check came
     busy: bool = False
+    is_slow: bool = False  # the last pass took long and brought nothing
     rests_until: float = 0.0  # monotonic time; while its domain is known to have no stub mail
 
 
@@ -159,7 +161,9 @@ class Visits:
             tally, failure = self._try(peer, contacts, store, peer.client)
             if failure is None or isinstance(failure, AccountTrouble | Stopped) or tally != Tally():
                 break
-        self._counters.pulled(tally, failure is not None, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        peer.is_slow = seconds > PATIENCE and not tally.delivered
+        self._counters.pulled(tally, failure is not None, seconds)
         if tally.complete and not (self._limits.keep or self._limits.dry_run):
             self._remember(peer, contacts, tally)
         return tally, failure

@@ -23,8 +23,8 @@ from services.http2mbox.process import CookieKeeper
 from services.http2mbox.pull import Client, Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.report import Report
+from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Visits
-from services.http2mbox.workers import Workers
 from stubmail.address import Address
 from stubmail.discovery import Resolver, Store, StubDomain, Target
 from stubmail.envelope import Envelope, fill_up, tag
@@ -166,7 +166,7 @@ class Rig:
         return self.honest if store.prefix == "gamma.example" else CookieKeeper(self.http, account, store)
 
     def round(self) -> Report:
-        workers = Workers(4)
+        workers = Turns(4)
 
         async def run() -> Report:
             counters, limits, rng = Counters(), Limits(10**6), random.Random(1)

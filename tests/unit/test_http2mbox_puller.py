@@ -18,6 +18,7 @@ from services.http2mbox.pull import Client, Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.report import Report
 from services.http2mbox.state import Standing
+from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Visits
 from services.http2mbox.workers import MemoryGate, Workers
 from stubmail.address import Address
@@ -102,7 +103,8 @@ class Rig:
         self.store = self.world.add("alpha.example")
         self.maildrop = ListMaildrop()
         self.account = make_account(directory, self.maildrop, *certificates)
-        self.workers, self.lookups = Workers(4), Workers(4)
+        self.workers, self.lookups = Turns(4, patience=0.02), Turns(4, patience=0.02)
+        self.runner = asyncio.Runner()
         self.limits = limits or Limits(100_000)
         self.puller = self.make()
 
@@ -122,7 +124,7 @@ class Rig:
             self.puller.start_round(full=full)
             await asyncio.wait_for(self.puller.finish(), 20)
 
-        asyncio.run(run())
+        self.runner.run(run())
         return self.puller.report
 
     def restart(self) -> None:
@@ -134,6 +136,7 @@ class Rig:
         self.account.close()
         self.workers.shutdown()
         self.lookups.shutdown()
+        self.runner.close()
 
 
 @pytest.fixture
@@ -403,7 +406,7 @@ def test_a_store_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
         released.set()
         await rig.puller.finish()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    rig.runner.run(asyncio.wait_for(run(), 20))
     rig.close()
 
 
@@ -436,7 +439,62 @@ def test_stores_that_hang_keep_no_idle_domain_from_being_checked(tmp_path: Path)
         released.set()
         await rig.puller.finish()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    rig.runner.run(asyncio.wait_for(run(), 20))
+    rig.close()
+
+
+def test_more_stores_that_hang_than_workers_delay_no_mail(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(12)])
+    released = threading.Event()
+
+    class Hanging(FakeStore):
+        def list(self, senders: Iterable[str], after: int = 0, limit: int = 1000) -> Listing:
+            assert released.wait(20)
+            return super().list(senders, after, limit)
+
+    for at in range(12):
+        rig.world.add(f"d{at}.example")
+        rig.world.stores[f"post.d{at}.example"] = Hanging()
+
+    async def run() -> None:
+        rig.puller.start_round()
+        while len(rig.world.opened) < 13:  # all of them, though there are four workers
+            await asyncio.sleep(0.001)
+        for number in range(3):
+            rig.store.put_message(number)
+            while len(rig.maildrop.messages) <= number:
+                rig.puller.start_round(full=True)
+                await asyncio.sleep(0.001)
+        released.set()
+        await rig.puller.finish()
+
+    rig.runner.run(asyncio.wait_for(run(), 20))
+    rig.close()
+
+
+def test_domains_whose_dns_hangs_delay_no_mail(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(12)])
+    released, hanging = threading.Event(), []
+
+    def hang() -> None:
+        hanging.append(1)
+        assert released.wait(20)
+
+    for at in range(12):
+        rig.world.domains[f"d{at}.example"] = hang
+
+    async def run() -> None:
+        rig.puller.start_round()
+        while len(hanging) < 12:
+            await asyncio.sleep(0.001)
+        rig.store.put_message(1)
+        while not rig.maildrop.messages:
+            rig.puller.start_round(full=True)
+            await asyncio.sleep(0.001)
+        released.set()
+        await rig.puller.finish()
+
+    rig.runner.run(asyncio.wait_for(run(), 20))
     rig.close()
 
 
