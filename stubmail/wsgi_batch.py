@@ -22,15 +22,15 @@ from gunicorn.http.errors import NoMoreData
 from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.gthread import TConn
 
+from stubmail import wsgi_pace
 from stubmail.log import event
 from stubmail.wsgi_later import Later
+from stubmail.wsgi_pace import Pace
 from stubmail.wsgi_worker import PatientWorker, allow
 
 SMALL = 32_768  # octets of a request, header and all, that the main loop reads
 SHORT = 65_536  # octets of an answer's body that can be sent without a thread that waits
 TOGETHER = 32  # requests in a batch
-BATCHES = 4  # that are served at a time
-SLOW_SECONDS = 0.05  # after which a batch no longer keeps the next one waiting
 
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
@@ -114,8 +114,8 @@ class BatchWorker(PatientWorker):
         super().__init__(*args, **kwargs)
         self._partial: dict[TConn, float] = {}  # connections with a part of a request, and until when they have time
         self._whole: deque[TConn] = deque()  # those with a request to serve
-        self._batches: dict[object, float] = {}  # what is being served, since when
-        self._pool = ThreadPoolExecutor(BATCHES, "batch")
+        self._pace = Pace()
+        self._pool = ThreadPoolExecutor(wsgi_pace.MOST, "batch")
 
     def run(self) -> None:
         """As ever, until told to stop."""
@@ -161,18 +161,13 @@ class BatchWorker(PatientWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for what comes, then have a thread serve what is whole."""
-        super().wait_for_and_dispatch_events(min(timeout, SLOW_SECONDS) if self._whole else timeout)
-        if self._whole and self._may_begin():
+        super().wait_for_and_dispatch_events(min(timeout, self._pace.patience(len(self._whole))))
+        now = time.monotonic()
+        if self._pace.may_begin(len(self._whole), now):
             batch = [self._whole.popleft() for _ in range(min(len(self._whole), TOGETHER))]
-            key = object()
-            self._batches[key] = time.monotonic()
+            number = self._pace.began(now)
             future = self._pool.submit(self._serve, batch)
-            future.add_done_callback(lambda future: self.method_queue.defer(self._finish, key, future))
-
-    def _may_begin(self) -> bool:
-        if len(self._batches) >= BATCHES:
-            return False
-        return all(time.monotonic() - began > SLOW_SECONDS for began in self._batches.values())
+            future.add_done_callback(lambda future: self.method_queue.defer(self._finish, number, future))
 
     def _serve(self, batch: Sequence[TConn]) -> list[tuple[TConn, bool]]:
         """In a thread: serve these; return those that are finished, and whether they can be used again."""
@@ -180,8 +175,8 @@ class BatchWorker(PatientWorker):
         served = [(conn, self._end(conn, request) if request is not None else False) for conn, request in begun]
         return [(conn, keep) for conn, keep in served if keep is not None]
 
-    def _finish(self, key: object, future: "Future[list[tuple[TConn, bool]]]") -> None:
-        del self._batches[key]
+    def _finish(self, number: int, future: "Future[list[tuple[TConn, bool]]]") -> None:
+        self._pace.ended(number, len(future.result()), len(self._whole))
         for conn, keep in future.result():
             self.finish_request(conn, _KEEP if keep else _CLOSE)
 
