@@ -69,7 +69,7 @@ def main(
         if check:
             from services.http2mbox.check import try_everything
 
-            try_everything(options, resolver, wanted)
+            try_everything(options, resolver, wanted, options.admin_listen if seconds else "")
             return
         wanted.reload()
         if not list(wanted):

@@ -235,6 +235,20 @@ class AccountLock:
             raise
         self._descriptor = descriptor
 
+    def is_taken(self) -> bool:
+        """Whether another process has the lock now."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def release(self) -> None:
         """Give the account free."""
         if self._descriptor >= 0:

@@ -41,6 +41,10 @@ class Accounts:
     def __iter__(self) -> Iterator[Account]:
         return iter([opened.account for opened in self._opened.values()])
 
+    def are_pulled_for(self) -> bool:
+        """Whether another process is pulling for one of them, which matters to one that is ``read_only``."""
+        return any(opened.lock.is_taken() for opened in self._opened.values())
+
     def reload(self) -> None:
         """Read the users file; open what is new or has failed before, close what is gone or has changed.
 

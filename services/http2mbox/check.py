@@ -6,15 +6,19 @@ import click
 
 from services.http2mbox.accounts import Accounts
 from services.http2mbox.settings import Http2mbox
+from stubmail.cli import parse_listen
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit, StubmailError
+from stubmail.listener import bind
 from stubmail.maildrops import parse_maildrop
 from stubmail.settings import ConfigError
 from stubmail.users import load_users
 
 
-def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts) -> None:
-    """Open every account, look at its maildrop, and ask DNS about its domain; ``accounts`` are not yet loaded.
+def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts, admin_listen: str) -> None:
+    """Open every account, look at its maildrop, ask DNS about its domain, and listen where its pages are to be.
+
+    ``accounts`` are not yet loaded. ``admin_listen`` is empty when there are to be no pages.
 
     Prints what is right on standard output. Raises the Exit when one thing is wrong; when more is, one with the first
     one's status and all the sentences.
@@ -41,8 +45,23 @@ def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts) -
         errors.append(error)
     else:
         errors += _look_up(sorted(domains), resolver, fixed)
+    if admin_listen:
+        errors += _listen(admin_listen, accounts)
     if errors:
         raise Exit(errors[0].status, "; ".join(error.text for error in errors))
+
+
+def _listen(where: str, accounts: Accounts) -> list[Exit]:
+    """Say whether the pages about health can be served there; a puller that runs already may well do so."""
+    try:
+        bind(*parse_listen(where)).close()
+    except Exit as error:
+        if error.status == os.EX_UNAVAILABLE and accounts.are_pulled_for():
+            click.echo(f"admin_listen: {where} is in use, as an http2mbox is running")
+            return []
+        return [Exit(error.status, f"admin_listen: {error.text}; does another program have it?")]
+    click.echo(f"admin_listen: {where} is free")
+    return []
 
 
 def _look_up(domains: list[str], resolver: Resolver, fixed: Store | None) -> list[Exit]:

@@ -294,6 +294,16 @@ def test_an_address_for_the_pages_that_is_taken_is_said_at_once(puller: Puller) 
         done = puller.run("--interval", "1")
         assert (done.returncode, f"cannot listen on {where}" in done.stderr) == (os.EX_UNAVAILABLE, True)
         assert puller.run("--once").returncode == 1  # which needs no such address
+        wrong = puller.run("--check", "--interval", "1")
+        assert (wrong.returncode, "admin_listen: cannot listen on" in wrong.stderr) == (os.EX_UNAVAILABLE, True)
+        assert puller.run("--check").returncode == 0
+    assert f"admin_listen: {where} is free\n" in puller.run("--check", "--interval", "1").stdout
+    with puller.start("--interval", "1") as daemon:
+        try:
+            wait_until(lambda: "in use, as an http2mbox is running" in puller.run("--check", "--interval", "1").stdout)
+        finally:
+            daemon.terminate()
+        assert daemon.wait(20) == 0
 
 
 @pytest.mark.parametrize(("term", "shows"), [("xterm", True), ("dumb", False)])
