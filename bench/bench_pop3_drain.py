@@ -1,4 +1,7 @@
-"""How fast one client gets a whole mailbox, next to Dovecot: many small messages, and a few large ones."""
+"""How fast one client gets a whole mailbox, next to Dovecot: many small messages, and a few large ones.
+
+BENCH_MAILDROPS=mbox or =Maildir: only that kind.
+"""
 
 import tempfile
 from pathlib import Path
@@ -33,26 +36,26 @@ def _octets(server: Pop3Server, tls: bool) -> Measurement:
     return measure
 
 
-def _small(template: Path) -> None:
-    pop3_house.write_mbox(template, SMALL, SMALL_SIZE)
+def _small(template: Path, maildrop: str) -> None:
+    pop3_house.write(maildrop, template, SMALL, SMALL_SIZE)
     with pop3_house.servers(template, 1) as servers:
         for server in servers.values():
             pop3_load.drain(server.port, False, 0, WINDOW)  # to get warm
         for tls, how in _WAYS:
             for window, kind, factor in ((1, "one by one", "1.2 times"), (WINDOW, "pipelined", "twice")):
                 subjects = {name: _messages(server, tls, window) for name, server in servers.items()}
-                title = f"POP3: {SMALL:,} messages of {SMALL_SIZE} octets, {kind}, {how}"
+                title = f"POP3: {SMALL:,} messages of {SMALL_SIZE} octets in {maildrop}, {kind}, {how}"
                 show(title, "messages/s", interleave(subjects), DOVECOT, f"at least {factor} as many")
 
 
-def _large(template: Path) -> None:
-    pop3_house.write_mbox(template, LARGE, LARGE_SIZE)
+def _large(template: Path, maildrop: str) -> None:
+    pop3_house.write(maildrop, template, LARGE, LARGE_SIZE)
     with pop3_house.servers(template, 1) as servers:
         for server in servers.values():
             pop3_load.drain(server.port, False, 0, 1)
         for tls, how in _WAYS:
             subjects = {name: _octets(server, tls) for name, server in servers.items()}
-            title = f"POP3: {LARGE} messages of {LARGE_SIZE // 2**20} MiB, {how}"
+            title = f"POP3: {LARGE} messages of {LARGE_SIZE // 2**20} MiB in {maildrop}, {how}"
             show(title, "MB/s", interleave(subjects), DOVECOT, "at least as many")
 
 
@@ -62,8 +65,9 @@ def main() -> None:
         print(f"\nLeft out: {reason}.")
         return
     with tempfile.TemporaryDirectory(prefix="stubmail-bench-") as directory:
-        _small(Path(directory) / "mbox")
-        _large(Path(directory) / "mbox")
+        for maildrop in pop3_house.KINDS:
+            _small(Path(directory) / f"small-{maildrop}", maildrop)
+            _large(Path(directory) / f"large-{maildrop}", maildrop)
 
 
 if __name__ == "__main__":

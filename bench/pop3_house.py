@@ -24,18 +24,26 @@ from bench.ports import free_port
 from bench.store_house import Server
 
 DOVECOT, POP3D = "Dovecot", "pop3d"
+MBOX, MAILDIR = "mbox", "Maildir"
+KINDS = os.environ.get("BENCH_MAILDROPS", f"{MBOX} {MAILDIR}").split()  # of those that the benchmarks go over
 START_SECONDS = 30.0
 MAIL_OWNER = "nobody"  # of Dovecot's mailboxes: it reads none of root's
 SESSIONS = 2000  # that either takes
 _TLS = Path(__file__).parents[1] / "tests" / "data" / "pop3d"
 _CERT, _KEY = _TLS / "localhost.cert.pem", _TLS / "localhost.key.pem"
+_FROM = b"From alice@alpha.example Thu Jan  1 00:00:00 2026\n"
 _LINE = b"0123456789abcdef" * 4 + b"\n"
 
+_LOCATION_2_3 = {MBOX: "mbox:{mail}/folders-%u:INBOX={mail}/%u", MAILDIR: "maildir:{mail}/%u"}
+_LOCATION_2_4 = {
+    MBOX: "mail_driver = mbox\nmail_path = {mail}/folders-%{{user}}\nmail_inbox_path = {mail}/%{{user}}",
+    MAILDIR: "mail_driver = maildir\nmail_path = {mail}/%{{user}}",
+}
 _DOVECOT_2_3 = """\
 ssl_cert = <{cert}
 ssl_key = <{key}
 disable_plaintext_auth = no
-mail_location = mbox:{mail}/folders-%u:INBOX={mail}/%u
+mail_location = {location}
 mail_max_userip_connections = 0
 passdb {{
   driver = passwd-file
@@ -52,9 +60,7 @@ dovecot_storage_version = 2.4.0
 ssl_server_cert_file = {cert}
 ssl_server_key_file = {key}
 auth_allow_cleartext = yes
-mail_driver = mbox
-mail_path = {mail}/folders-%{{user}}
-mail_inbox_path = {mail}/%{{user}}
+{location}
 mail_max_userip_connections = 0
 passdb passwd-file {{
   passwd_file_path = {passwd}
@@ -123,22 +129,42 @@ def missing() -> str:
     return "" if shutil.which("dovecot") else "dovecot not installed: apt-get install dovecot-pop3d"
 
 
+def write(kind: str, path: Path, messages: int, size: int) -> None:
+    """Write a maildrop of either kind; see write_mbox."""
+    (write_maildir if kind == MAILDIR else write_mbox)(path, messages, size)
+
+
 def write_mbox(path: Path, messages: int, size: int) -> None:
     """Write an mbox of messages that take ``size`` octets each, from From line to blank line."""
     with path.open("wb", buffering=2**20) as file:
         for number in range(messages):
-            head = (
-                "From alice@alpha.example Thu Jan  1 00:00:00 2026\n"
-                f"From: alice@alpha.example\nTo: bob@beta.example\nSubject: number {number}\n"
-                f"Message-ID: <{number}.bench@alpha.example>\nDate: Thu, 1 Jan 2026 00:00:00 +0000\n\n"
-            ).encode()
-            lines, rest = divmod(size - len(head) - 2, len(_LINE))
-            file.write(head + _LINE * lines + _LINE[: max(rest, 0)].rstrip(b"\n") + b"\n\n")
+            file.write(_FROM + _message(number, size) + b"\n")
+
+
+def write_maildir(path: Path, messages: int, size: int) -> None:
+    """Write a Maildir of the messages that ``write_mbox`` writes; some program has seen them all."""
+    for name in ("cur", "new", "tmp"):
+        (path / name).mkdir(parents=True)
+    for number in range(messages):
+        (path / "cur" / f"{1_767_225_600 + number}.M{number}P1.alpha:2,S").write_bytes(_message(number, size))
+
+
+def _message(number: int, size: int) -> bytes:
+    head = (
+        f"From: alice@alpha.example\nTo: bob@beta.example\nSubject: number {number}\n"
+        f"Message-ID: <{number}.bench@alpha.example>\nDate: Thu, 1 Jan 2026 00:00:00 +0000\n\n"
+    ).encode()
+    lines, rest = divmod(size - len(_FROM) - len(head) - 2, len(_LINE))
+    return head + _LINE * lines + _LINE[: max(rest, 0)].rstrip(b"\n") + b"\n"
 
 
 @contextlib.contextmanager
 def servers(template: Path, people: int) -> Iterator[dict[str, Pop3Server]]:
-    """Run both for u0, u1 and so on, who get copies of the mbox ``template``; indexes are to be made yet."""
+    """Run both for u0, u1 and so on, who get copies of ``template``, an mbox or a Maildir; indexes are to be made yet.
+
+    Files of Maildirs, which nobody writes to, are copied as links.
+    """
+    kind = MAILDIR if template.is_dir() else MBOX
     with tempfile.TemporaryDirectory(prefix="stubmail-bench-") as directory, contextlib.ExitStack() as stack:
         root = Path(directory)
         root.chmod(0o755)
@@ -146,17 +172,22 @@ def servers(template: Path, people: int) -> Iterator[dict[str, Pop3Server]]:
         for place in ("pop3d", "dovecot"):
             (root / place / "mail").mkdir(parents=True)
             for name in names:
-                shutil.copyfile(template, root / place / "mail" / name)
+                if kind == MAILDIR:
+                    shutil.copytree(template, root / place / "mail" / name, copy_function=os.link)
+                else:
+                    shutil.copyfile(template, root / place / "mail" / name)
         yield {
-            DOVECOT: stack.enter_context(_dovecot(root / "dovecot", names)),
-            POP3D: stack.enter_context(_pop3d(root / "pop3d", names)),
+            DOVECOT: stack.enter_context(_dovecot(root / "dovecot", names, kind)),
+            POP3D: stack.enter_context(_pop3d(root / "pop3d", names, kind)),
         }
 
 
 @contextlib.contextmanager
-def _pop3d(root: Path, names: Sequence[str]) -> Iterator[Pop3Server]:
+def _pop3d(root: Path, names: Sequence[str], kind: str) -> Iterator[Pop3Server]:
     port, tls_port = free_port(), free_port()
-    tables = (f'[users.{name}]\npassword = "{{PLAIN}}{PASSWORD}"\nmaildrop = "mbox:mail/{name}"\n' for name in names)
+    tables = (
+        f'[users.{name}]\npassword = "{{PLAIN}}{PASSWORD}"\nmaildrop = "{kind.lower()}:mail/{name}"\n' for name in names
+    )
     (root / "users.toml").write_text("".join(tables))
     (root / "stub.conf").write_text(
         f'[pop3d]\nlisten = "{LOOPBACK}:{port}"\ntls_listen = "{LOOPBACK}:{tls_port}"\nadmin_listen = ""\n'
@@ -168,19 +199,18 @@ def _pop3d(root: Path, names: Sequence[str]) -> Iterator[Pop3Server]:
 
 
 @contextlib.contextmanager
-def _dovecot(root: Path, names: Sequence[str]) -> Iterator[Pop3Server]:
+def _dovecot(root: Path, names: Sequence[str], kind: str) -> Iterator[Pop3Server]:
     port, tls_port = free_port(), free_port()
     owner = pwd.getpwnam(MAIL_OWNER) if os.getuid() == 0 else pwd.getpwuid(os.getuid())
-    for path in (root / "mail", *(root / "mail").iterdir()):
+    for path in (root / "mail", *(root / "mail").rglob("*")):
         os.chown(path, owner.pw_uid, owner.pw_gid)
     (root / "passwd").write_text("".join(f"{name}:{{PLAIN}}{PASSWORD}\n" for name in names))
     newer = _version() >= (2, 4)
-    text = (_DOVECOT_2_4 if newer else _DOVECOT_2_3) + _DOVECOT
-    if newer:  # the first lines have to say for which version it is written
-        text = _DOVECOT_2_4 + _DOVECOT
+    text = (_DOVECOT_2_4 if newer else _DOVECOT_2_3) + _DOVECOT  # the first lines say for which version it is
     values = {
         "root": root,
         "mail": root / "mail",
+        "location": (_LOCATION_2_4 if newer else _LOCATION_2_3)[kind].format(mail=root / "mail"),
         "passwd": root / "passwd",
         "cert": _CERT,
         "key": _KEY,

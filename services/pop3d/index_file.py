@@ -39,12 +39,10 @@ class IndexFile:
         with suppress(OSError, RecordError):
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
-                # In a directory where others may write, theirs would give messages the ids that they like.
-                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                if not is_ours(descriptor):
                     return None
                 seen = signature(descriptor)
-                record = self._cache.get(str(self._path), seen)
+                record = self._cache.get(str(self._path), seen, Record)
                 if record is None:
                     record = Record.from_wire(file.read())
                     self._cache.put(str(self._path), seen, record)
@@ -87,6 +85,15 @@ class IndexFile:
             if short != kept:
                 os.setxattr(self._mbox, ATTRIBUTE, short)
         return pack(memory, MEMORY_SIZE)
+
+
+def is_ours(descriptor: int) -> bool:
+    """Tell whether an open file was written by this user, and can be by no other.
+
+    In a directory where others may write, theirs would give messages the ids that they like.
+    """
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _spot_check(descriptor: int, index: Index) -> bool:

@@ -12,7 +12,7 @@ from stubmail.errors import PermanentError
 def parse_location(text: str, cache: IndexCache | None = None) -> Location:
     """Return the maildrop that ``mbox:PATH`` or ``maildir:PATH`` names. Raises PermanentError.
 
-    ``cache`` keeps the indexes of mboxes.
+    ``cache`` keeps what is known of maildrops.
     """
     scheme, _, path = text.partition(":")
     if not path:
@@ -20,5 +20,5 @@ def parse_location(text: str, cache: IndexCache | None = None) -> Location:
     if scheme == "mbox":
         return MboxLocation(Path(path), cache)
     if scheme == "maildir":
-        return MaildirLocation(Path(path))
+        return MaildirLocation(Path(path), cache)
     raise PermanentError("5.3.5", f"{scheme}: is no kind of maildrop; known are mbox: and maildir:")

@@ -1,25 +1,23 @@
 """Maildrops in the Maildir format: one file a message, whose name is its unique-id (cr.yp.to/proto/maildir.html)."""
 
-import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
+from services.pop3d.index_cache import IndexCache
 from services.pop3d.lock import SessionLock
-from services.pop3d.maildir_sizes import FileState, Sizes
+from services.pop3d.maildir_names import base_of, messages_in, order
+from services.pop3d.maildir_sizes import Sizes
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.line_ends import LineEnds, whole
+from stubmail.mbox.disk import closing, read
 from stubmail.spool import sync_directory
 
 CHUNK = 65_536
 LOCK = ".pop3d-lock"
-
-_UID = re.compile(r"[\x21-\x7e]{1,70}")
-_TIME = re.compile(r"[0-9]{1,20}")
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +25,14 @@ class MaildirLocation:
     """A directory with ``new``, ``cur`` and ``tmp`` in it."""
 
     path: Path
+    cache: IndexCache | None = None
 
     def open(self) -> "Maildir":
         """Lock it for this session, move what is new to cur, and look at what is there."""
         self.check()
         lock = SessionLock(self.path / LOCK)
         try:
-            return Maildir(self.path, lock)
+            return Maildir(self.path, lock, self.cache)
         except BaseException:
             lock.release()
             raise
@@ -54,9 +53,9 @@ class MaildirLocation:
         self.check()
         lock = SessionLock(self.path / LOCK)
         try:
-            for name in _names(self.path / "cur"):
-                _move(self.path / "cur" / name, self.path / "new" / _base(name))
-            Sizes.forget(self.path)
+            for name in messages_in(self.path / "cur"):
+                _move(self.path / "cur" / name, self.path / "new" / base_of(name))
+            Sizes(self.path).forget()
         finally:
             lock.release()
 
@@ -64,68 +63,70 @@ class MaildirLocation:
 class Maildir:
     """An open Maildir; see services.pop3d.maildrop.Maildrop."""
 
-    def __init__(self, path: Path, lock: SessionLock) -> None:
-        self._cur = path / "cur"
-        self._tmp = path / "tmp"
+    __slots__ = ("_cache", "_changed", "_listing", "_lock", "_path", "_uids")
+
+    def __init__(self, path: Path, lock: SessionLock, cache: IndexCache | None) -> None:
+        self._path = str(path)
         self._lock = lock
-        for name in _names(path / "new"):
+        self._cache = cache
+        for name in messages_in(path / "new"):
             with suppress(TemporaryError):  # its name is taken in cur: it stays, a later name will not collide
-                _move(path / "new" / name, self._cur / (name if ":" in name else f"{name}:2,"))
-        sizes = Sizes(path)
-        self._files: list[str] = []
-        self._states: list[FileState] = []
-        for name in sorted(_names(self._cur), key=_order):
-            with suppress(FileNotFoundError):  # another program removed or renamed it: the next session sees that
-                self._states.append(sizes.look(self._cur / name, _base(name)))
-                self._files.append(name)
-        sizes.save(path)
-        self.octets: Sequence[int] = [state.octets for state in self._states]
-        self.total = sum(self.octets)
-        self._uids = _unique_ids(self._files, [state.uidl for state in self._states])
+                _move(path / "new" / name, path / "cur" / (name if ":" in name else f"{name}:2,"))
+        self._listing = Sizes(path, cache).listing()
+        self._uids = self._listing.uids
+        self._changed = False
+
+    @property
+    def octets(self) -> Sequence[int]:
+        return self._listing.octets
+
+    @property
+    def total(self) -> int:
+        return self._listing.total
 
     def uid(self, index: int) -> str:
         return self._uids[index]
 
     def content(self, number: int) -> Iterator[bytes]:
-        with self._open(number) as file:
-            if not self._states[number - 1].describes(os.fstat(file.fileno())):
-                raise TemporaryError("4.3.0", f"{file.name} has changed since the session began")
+        with closing(self._open(number)) as file:
+            if not self._is_as_it_was(number, file):
+                raise TemporaryError("4.3.0", f"{self._name(number)} has changed since the session began")
             line_ends = LineEnds()
-            while data := file.read(CHUNK):
+            while data := os.read(file, CHUNK):
                 yield line_ends.feed(data)
             yield line_ends.finish()
 
     def several(self, first: int, count: int) -> list[bytes]:
-        """Each is a file of its own: there is nothing to gain by reading them together but the pieces."""
+        """Each is a file of its own: all that can be saved is a look at what is small in pieces."""
         found: list[bytes] = []
-        for number in range(first, min(first + count, len(self._files) + 1)):
+        for number in range(first, min(first + count, len(self.octets) + 1)):
             try:
-                with self._open(number) as file:
-                    message = file.read()
-                    status = os.fstat(file.fileno())
+                with closing(self._open(number)) as file:
+                    message = read(file, self._listing.sizes[number - 1], 0)
+                    if not self._is_as_it_was(number, file):
+                        break
             except (OSError, TemporaryError):
-                break
-            if not self._states[number - 1].describes(status):
                 break
             found.append(whole(message))
         return found
 
     def older(self, moment: float) -> list[int]:
         """By the time in the files' names, which is that of delivery."""
-        times = enumerate((_order(name)[0] for name in self._files), 1)
+        times = enumerate((order(name)[0] for name in self._listing.names), 1)
         return [number for number, time in times if 0 < time < moment]
 
     def commit(self, numbers: Sequence[int]) -> None:
         """Move the files to tmp, all or none, and only then remove them: until the last move all can be undone."""
         moved: list[tuple[Path, Path]] = []
+        cur = self._cur
         names = self._names_now()
         try:
             for number in numbers:
-                if name := names.get(_base(self._files[number - 1])):  # else somebody else removed it
-                    source, target = self._cur / name, self._tmp / name
+                if name := names.get(base_of(self._listing.names[number - 1])):  # else somebody else removed it
+                    source, target = cur / name, Path(self._path, "tmp", name)
                     source.rename(target)
                     moved.append((source, target))
-            sync_directory(self._cur)
+            sync_directory(cur)
         except OSError:
             for source, target in moved:
                 target.rename(source)
@@ -134,56 +135,39 @@ class Maildir:
             target.unlink(missing_ok=True)
 
     def close(self) -> None:
+        if self._changed:  # as the directory does not tell: the next session is to look at every file
+            self._changed = False
+            Sizes(Path(self._path), self._cache).save(replace(self._listing, settled=False))
         self._lock.release()
 
-    def _open(self, number: int) -> BinaryIO:
-        """Open a message's file; other programs rename it when its flags change. Raises TemporaryError."""
-        name = self._files[number - 1]
+    @property
+    def _cur(self) -> Path:
+        return Path(self._path, "cur")
+
+    def _is_as_it_was(self, number: int, file: int) -> bool:
+        same = self._listing.is_as_it_was(number - 1, os.fstat(file))
+        self._changed = self._changed or not same
+        return same
+
+    def _name(self, number: int) -> str:
+        return f"{self._path}/cur/{self._listing.names[number - 1]}"
+
+    def _open(self, number: int) -> int:
+        """Open a message's file; other programs rename it when its flags change. Raises TemporaryError, OSError."""
         try:
-            return (self._cur / name).open("rb")
+            return os.open(self._name(number), _FLAGS)
         except FileNotFoundError:
-            renamed = self._names_now().get(_base(name))
+            renamed = self._names_now().get(base_of(self._listing.names[number - 1]))
             if renamed is None:
-                raise TemporaryError("4.3.0", f"{self._cur / name} is not there any more") from None
-            return (self._cur / renamed).open("rb")
+                raise TemporaryError("4.3.0", f"{self._name(number)} is not there any more") from None
+            return os.open(self._cur / renamed, _FLAGS)
 
     def _names_now(self) -> dict[str, str]:
         """Return the file names of today by name without flags."""
-        return {_base(name): name for name in _names(self._cur)}
-
-
-def _names(directory: Path) -> list[str]:
-    """List the messages of a directory: regular files whose names do not begin with a dot."""
-    with os.scandir(directory) as entries:
-        return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file(follow_symlinks=False)]
-
-
-def _base(name: str) -> str:
-    return name.partition(":")[0]
-
-
-def _order(name: str) -> tuple[int, str]:
-    """Sort by the time of delivery that a name begins with, then by name."""
-    time = _TIME.match(name)
-    return int(time[0]) if time else 0, name
+        return {base_of(name): name for name in messages_in(self._cur)}
 
 
 def _move(source: Path, target: Path) -> None:
     if target.exists():
         raise TemporaryError("4.3.0", f"{target} exists")
     source.rename(target)
-
-
-def _unique_ids(names: Sequence[str], imported: Sequence[str]) -> list[str]:
-    """Return an id for each name: the imported one, or the name without its flags where that may be one, or a hash."""
-    uids: list[str] = []
-    seen = {_base(name) for name, uid in zip(names, imported, strict=True) if not uid}
-    bases: set[str] = set()
-    for name, uid in zip(names, imported, strict=True):
-        if not uid or uid in seen:
-            uid = _base(name)
-            if not _UID.fullmatch(uid) or uid in bases:
-                uid = "~" + hashlib.blake2b(os.fsencode(name if uid in bases else uid), digest_size=16).hexdigest()
-            bases.add(uid)
-        uids.append(uid)
-    return uids

@@ -1,106 +1,131 @@
-"""What reading the messages of a Maildir has told, kept in a file so that a login need not read them all.
+"""Finding the messages of a Maildir, their sizes and ids, without reading again what is known.
 
 That is how many octets each is on the wire, and the unique-id that another server wrote into it (X-UIDL). Anybody may
-write one: it is the message's if no other has or had it, as far as this file remembers, and else it has none for good.
+write one: it is the message's if no other has or had it, as far as the file with the listing remembers, and else it
+has none for good.
 """
 
 import os
+import random
 import re
-import zlib
+import time
+from array import array
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from services.pop3d.index_cache import IndexCache
+from services.pop3d.index_file import is_ours
+from services.pop3d.maildir_listing import Listing, ListingError
+from services.pop3d.maildir_names import base_of, messages_in, order
 from stubmail.line_ends import LineEnds
+from stubmail.mbox.disk import closing
 from stubmail.mbox.scan import HEAD, find_uidl
+from stubmail.mbox.snapshot import Signature, settled, signature
 from stubmail.spool import write_durably
 
 NAME = ".pop3d-sizes"
 CHUNK = 262_144
-
 GONE = 1000  # unique-ids of messages that are no more, the latest
+SPOT_CHECKS = 3
 
-_HEAD = b"pop3d sizes 2\n"
 _OURS = re.compile(r"~[0-9a-f]{32}|-")  # ids that are made up for files whose names cannot be one; none
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """What a message's file looked like, how many octets RETR transmits of it, and its imported id if it has one."""
-
-    size: int
-    mtime: int
-    octets: int
-    uidl: str = ""
-
-    def describes(self, status: os.stat_result) -> bool:
-        """Tell whether the file still looks like that."""
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime)
+_random = random.SystemRandom()
 
 
 class Sizes:
-    """What is known of the messages in the Maildir at ``path``, by file name without flags.
+    """The listing of the Maildir at ``path``, kept in a file there, and in ``cache``.
 
-    The file is a cache: when it is lost or damaged, or does not fit a message's size and time of change, that message
-    is read. RETR compares again.
+    Both save time only: when the file is lost or damaged, messages are read. While cur has not changed since it was
+    listed, some of the files are looked at, and else all of them; those that do not look as they did are read. RETR
+    looks again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._old, self._gone = _load(path / NAME)
-        self._new: dict[str, FileState] = {}
-        self._taken = {*self._gone, *(state.uidl for state in self._old.values())}
+    def __init__(self, path: Path, cache: IndexCache | None = None) -> None:
+        self._cur = path / "cur"
+        self._path = path / NAME
+        self._cache = cache or IndexCache(0)
 
-    def look(self, file: Path, base: str) -> FileState:
-        """Return the state of one message's file. Raises OSError when it cannot be read."""
-        status = file.lstat()
-        known = self._old.get(base)
-        if known is None or not known.describes(status):
-            octets, uidl = _read(file)
-            if uidl in self._taken and (known is None or uidl != known.uidl):
-                uidl = ""
-            self._taken.add(uidl)
-            known = FileState(status.st_size, status.st_mtime_ns, octets, uidl)
-        self._new[base] = known
-        return known
+    def listing(self) -> Listing:
+        """Return what is in cur now. Raises OSError when it cannot be read."""
+        old = self._load()
+        with closing(os.open(self._cur, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as cur:
+            seen, now = signature(cur), time.time()
+            if old is not None and old.settled and old.seen == seen and _spot_check(cur, old):
+                return old
+            new = _look(self._cur, cur, old, seen, settled(seen, now))
+        if new != old:
+            self.save(new)
+        return new
 
-    def save(self, path: Path) -> None:
-        """Write the file anew if it does not say what was found; a directory that refuses costs time only."""
-        if self._new != self._old:
-            lines = [
-                f"{state.size} {state.mtime} {state.octets} {state.uidl or '-'} {base}\n"
-                for base, state in self._new.items()
-                if "\n" not in base
-            ]
-            present = {state.uidl for state in self._new.values()}
-            left = [state.uidl for state in self._old.values() if state.uidl and state.uidl not in present]
-            lines += [f"{uidl}\n" for uidl in [*self._gone, *left][-GONE:]]
-            body = "".join(lines).encode("utf-8", "surrogateescape")
-            with suppress(OSError):
-                write_durably(path / NAME, _HEAD + b"%08x\n" % zlib.crc32(body) + body)
+    def save(self, listing: Listing) -> None:
+        """Write the file anew; a directory that refuses costs time only."""
+        with suppress(OSError):
+            write_durably(self._path, listing.to_wire())
 
-    @staticmethod
-    def forget(path: Path) -> None:
+    def forget(self) -> None:
         """Remove the file."""
-        (path / NAME).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    def _load(self) -> Listing | None:
+        """Return what the file says, if there is one and it is not damaged."""
+        with suppress(OSError, ListingError):
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if not is_ours(descriptor):
+                    return None
+                seen = signature(descriptor)
+                listing = self._cache.get(str(self._path), seen, Listing)
+                if listing is None:
+                    listing = Listing.from_wire(file.read())
+                    self._cache.put(str(self._path), seen, listing)
+                return listing
+        return None
 
 
-def _load(path: Path) -> tuple[dict[str, FileState], list[str]]:
-    """Read the file: states by name, and ids of messages that are no more. What is damaged or not there is nothing."""
+def _spot_check(cur: int, listing: Listing) -> bool:
+    """Compare the last file and some others with what they looked like."""
+    count = len(listing.names)
+    chosen = {count - 1, *_random.sample(range(count), min(count, SPOT_CHECKS - 1))} if count else set()
     try:
-        data = path.read_bytes()
+        return all(listing.is_as_it_was(at, _status(cur, listing.names[at])) for at in chosen)
     except OSError:
-        return {}, []
-    checksum, _, body = data.removeprefix(_HEAD).partition(b"\n")
-    if not data.startswith(_HEAD) or checksum != b"%08x" % zlib.crc32(body):
-        return {}, []
-    known, gone = {}, []
-    for line in body.decode("utf-8", "surrogateescape").split("\n")[:-1]:
-        if " " not in line:
-            gone.append(line)
+        return False
+
+
+def _status(cur: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=cur, follow_symlinks=False)
+
+
+def _look(path: Path, cur: int, old: Listing | None, seen: Signature, is_settled: bool) -> Listing:
+    """List the directory ``cur``, which is at ``path``, and read the messages that are not known."""
+    known = {base_of(name): at for at, name in enumerate(old.names)} if old is not None else {}
+    before = old.imported if old is not None else {}
+    gone = list(old.gone) if old is not None else []
+    taken = {*gone, *before.values()}
+    names: list[str] = []
+    sizes, times, octets = array("Q"), array("q"), array("Q")
+    imported: dict[int, str] = {}
+    for name in sorted(messages_in(path), key=order):
+        try:
+            status = _status(cur, name)
+            at = known.get(base_of(name))
+            if old is not None and at is not None and old.is_as_it_was(at, status):
+                length, uidl = old.octets[at], before.get(at, "")
+            else:
+                length, uidl = _read(path / name)
+                if uidl in taken and (at is None or uidl != before.get(at)):
+                    uidl = ""
+        except FileNotFoundError:  # another program removed or renamed it: the next session sees that
             continue
-        size, mtime, octets, uidl, base = line.split(" ", 4)
-        known[base] = FileState(int(size), int(mtime), int(octets), "" if uidl == "-" else uidl)
-    return known, gone
+        if uidl:
+            taken.add(uidl)
+            imported[len(names)] = uidl
+        names.append(name)
+        for column, value in ((sizes, status.st_size), (times, status.st_mtime_ns), (octets, length)):
+            column.append(value)
+    present = set(imported.values())
+    gone = [*gone, *(uidl for uidl in before.values() if uidl not in present)][-GONE:]
+    return Listing(seen, is_settled, names, sizes, times, octets, imported, gone)
 
 
 def _read(path: Path) -> tuple[int, str]:

@@ -64,15 +64,15 @@ def test_cutting_messages_out_of_the_index_is_like_reading_the_file_without_them
 def test_the_cache_knows_a_record_only_for_the_file_it_came_from() -> None:
     cache = IndexCache()
     cache.put("a", (1, 2, 3, 4), RECORD)
-    assert cache.get("a", (1, 2, 3, 4)) is RECORD
-    assert cache.get("a", (1, 2, 3, 5)) is None
-    assert cache.get("b", (1, 2, 3, 4)) is None
+    assert cache.get("a", (1, 2, 3, 4), Record) is RECORD
+    assert cache.get("a", (1, 2, 3, 5), Record) is None
+    assert cache.get("b", (1, 2, 3, 4), Record) is None
 
 
 def test_the_cache_forgets_what_was_unused_for_longest() -> None:
     cache = IndexCache(2 * RECORD.size)
     for name in "abb":
         cache.put(name, (1, 2, 3, 4), RECORD)
-    assert cache.get("a", (1, 2, 3, 4)) is RECORD
+    assert cache.get("a", (1, 2, 3, 4), Record) is RECORD
     cache.put("c", (1, 2, 3, 4), RECORD)
-    assert [cache.get(name, (1, 2, 3, 4)) is not None for name in "abc"] == [True, False, True]
+    assert [cache.get(name, (1, 2, 3, 4), Record) is not None for name in "abc"] == [True, False, True]

@@ -1,14 +1,19 @@
 """A Maildir as a maildrop."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
+from services.pop3d import maildir_sizes
+from services.pop3d.index_cache import IndexCache
 from services.pop3d.maildir import Maildir, MaildirLocation
-from services.pop3d.maildir_sizes import NAME
+from services.pop3d.maildir_listing import Listing
+from services.pop3d.maildir_sizes import NAME, SPOT_CHECKS
 from services.pop3d.maildrop import InUse
 from stubmail.errors import PermanentError, TemporaryError
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def test_sizes_are_exactly_what_is_sent(path: Path, stored: bytes, wire: bytes) 
     maildrop = MaildirLocation(path).open()
     assert content(maildrop, 1) == wire
     assert maildrop.several(1, 2) == [wire]
-    assert maildrop.octets == [len(wire)]
+    assert list(maildrop.octets) == [len(wire)]
     maildrop.close()
 
 
@@ -97,6 +102,73 @@ def test_sizes_are_kept_and_not_believed_when_the_file_is_another(path: Path) ->
     assert look(path) == [("1.x", 7)]
     put(path, "cur", "1.x:2,", b"not so short\n")
     assert look(path) == [("1.x", 14)]
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which files were looked at."""
+    names: list[str] = []
+    status = maildir_sizes._status
+
+    def counting(cur: int, name: str) -> os.stat_result:
+        names.append(name)
+        return status(cur, name)
+
+    monkeypatch.setattr(maildir_sizes, "_status", counting)
+    return names
+
+
+def settle(path: Path) -> None:
+    """Log in until the directory's times are old enough to be relied on."""
+
+    def is_settled() -> bool:
+        look(path)
+        return Listing.from_wire((path / NAME).read_bytes()).settled
+
+    wait_until(is_settled)
+
+
+@pytest.mark.parametrize("cache", [IndexCache(), None], ids=["memory", "file"])
+def test_a_login_looks_at_all_files_only_when_the_directory_has_changed(
+    path: Path, looked: list[str], cache: IndexCache | None
+) -> None:
+    for number in range(100, 200):
+        put(path, "cur", f"{number}.x:2,")
+    settle(path)
+    for _ in range(2):
+        looked.clear()
+        maildrop = MaildirLocation(path, cache).open()
+        assert 1 <= len(looked) <= SPOT_CHECKS
+        assert (len(maildrop.octets), maildrop.total, maildrop.uid(99)) == (100, 1400, "199.x")
+        maildrop.close()
+    (path / "cur" / "150.x:2,").rename(path / "cur" / "150.x:2,S")
+    put(path, "new", "200.y")
+    looked.clear()
+    assert [uid for uid, _ in look(path)][50:101:50] == ["150.x", "200.y"]
+    assert len(looked) == 101
+
+
+def test_a_listing_that_others_may_write_is_not_believed(path: Path, looked: list[str]) -> None:
+    for number in range(10):
+        put(path, "cur", f"{number}.x:2,")
+    settle(path)
+    (path / NAME).chmod(0o666)
+    looked.clear()
+    look(path)
+    assert len(looked) == 10
+
+
+def test_a_file_that_was_written_to_is_found_by_who_asks_for_it_and_counted_anew_then(path: Path) -> None:
+    for number in range(100, 200):
+        put(path, "cur", f"{number}.x:2,")
+    settle(path)
+    put(path, "cur", "150.x:2,", b"grown and grown and grown\n")
+    for _ in range(3):  # it may be among those that are looked at anyway
+        maildrop = MaildirLocation(path).open()
+        with contextlib.suppress(TemporaryError):
+            content(maildrop, 51)
+        maildrop.close()
+    assert look(path)[50] == ("150.x", 27)
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"pop3d sizes 1\n00000000\n1 2 3 1.x\n"])
