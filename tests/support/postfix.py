@@ -27,6 +27,7 @@ bounce unix - - n - 0 bounce
 defer unix - - n - 0 bounce
 trace unix - - n - 0 bounce
 proxymap unix - - n - - proxymap
+local unix - n n - - local
 smtp unix - - n - - smtp
 lmtp unix - - n - - lmtp
 showq unix n - n - - showq
