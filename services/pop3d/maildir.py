@@ -12,7 +12,7 @@ from services.pop3d.maildir_names import base_of, messages_in, order
 from services.pop3d.maildir_sizes import Sizes
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.line_ends import LineEnds, whole
-from stubmail.mbox.disk import closing, read
+from stubmail.mbox.disk import closing
 from stubmail.spool import sync_directory
 
 CHUNK = 65_536
@@ -97,17 +97,21 @@ class Maildir:
             yield line_ends.finish()
 
     def several(self, first: int, count: int) -> list[bytes]:
-        """Each is a file of its own: all that can be saved is a look at what is small in pieces."""
-        found: list[bytes] = []
-        for number in range(first, min(first + count, len(self.octets) + 1)):
-            try:
-                with closing(self._open(number)) as file:
-                    message = read(file, self._listing.sizes[number - 1], 0)
-                    if not self._is_as_it_was(number, file):
+        """Each is a file of its own; what is saved is the way to the directory, and care for what is large."""
+        listing, found = self._listing, list[bytes]()
+        with closing(os.open(self._cur, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as cur:
+            for at in range(first - 1, min(first - 1 + count, len(listing.names))):
+                try:
+                    file = self._open(at + 1, cur)
+                except (OSError, TemporaryError):
+                    break
+                try:
+                    message = os.pread(file, listing.sizes[at], 0)
+                    if not self._is_as_it_was(at + 1, file):
                         break
-            except (OSError, TemporaryError):
-                break
-            found.append(whole(message))
+                finally:
+                    os.close(file)
+                found.append(whole(message))
         return found
 
     def older(self, moment: float) -> list[int]:
@@ -152,9 +156,14 @@ class Maildir:
     def _name(self, number: int) -> str:
         return f"{self._path}/cur/{self._listing.names[number - 1]}"
 
-    def _open(self, number: int) -> int:
-        """Open a message's file; other programs rename it when its flags change. Raises TemporaryError, OSError."""
+    def _open(self, number: int, cur: int | None = None) -> int:
+        """Open a message's file; other programs rename it when its flags change. Raises TemporaryError, OSError.
+
+        ``cur``: that directory, if it is open.
+        """
         try:
+            if cur is not None:
+                return os.open(self._listing.names[number - 1], _FLAGS, dir_fd=cur)
             return os.open(self._name(number), _FLAGS)
         except FileNotFoundError:
             renamed = self._names_now().get(base_of(self._listing.names[number - 1]))
