@@ -6,6 +6,7 @@ four octets, big-endian. Further messages may come before the first is answered,
 it takes; answers come in the order of the messages.
 """
 
+import io
 import os
 import resource
 import struct
@@ -71,7 +72,7 @@ class Child:
     """The loop that answers one parent."""
 
     def __init__(self, source: int, sink: int) -> None:
-        self.source = open(source, "rb", buffering=BUFFER, closefd=False)  # noqa: SIM115 (as long as the process)
+        self.source = io.BufferedReader(io.FileIO(source, closefd=False), BUFFER)
         self.sink = sink
         self.limit = 0
         pages = int(Path("/proc/self/statm").read_text().split()[0])
