@@ -145,7 +145,7 @@ def test_sighup_is_no_end(tmp_path: Path) -> None:
         store.wait_for("reloaded")
         for _ in range(20):
             with contextlib.suppress(ConnectionResetError):  # a worker that ends may take a question with it
-                assert store.ready()
+                assert store.ask_admin("/readyz").status_code == 200
             assert not refused(store)
         storing.send_rest()
         assert storing.client.recv(12) == b"HTTP/1.1 200"

@@ -61,9 +61,9 @@ class Worker:
 
         When the database is away, the application refuses until it is there; it is tried again all the time.
         """
-        if self._admin is not None:
-            self._admin.start()
         self._open(prepare=False)
+        if self._admin is not None:
+            self._admin.start()  # only now: a worker that has just begun is no reason to call the store not ready
         self._thread.start()
         return self._app if self._database is not None else self._current
 
