@@ -3,13 +3,16 @@
 python -m bench.pop3_load logins PORT TLS FIRST CLIENTS SECONDS    as often as it goes; FIRST: number of the first user
 python -m bench.pop3_load drain PORT TLS USER WINDOW               all messages, WINDOW commands at a time
 python -m bench.pop3_load hold PORT TLS FIRST SESSIONS             open, until standard input ends
+python -m bench.pop3_load flood PORT TLS USER COMMAND              as much of it as goes, until standard input ends
 
-TLS is 0 or 1. Users are called u0, u1 and so on. What came of it is printed as JSON, one line.
+TLS is 0 or 1. COMMAND takes no argument, or it is RETR: then it is for all messages in turn. Users are called u0, u1
+and so on. What came of it is printed as JSON, one line.
 """
 
 import asyncio
 import json
 import resource
+import select
 import socket
 import ssl
 import subprocess
@@ -66,8 +69,18 @@ def start_holding(port: int, tls: bool, first: int, sessions: int) -> "subproces
     return process
 
 
-def _argv(mode: str, port: int, tls: bool, *numbers: float) -> list[str]:
-    return [sys.executable, "-m", "bench.pop3_load", mode, str(port), str(int(tls)), *map(str, numbers)]
+def start_flood(port: int, user: int, command: str) -> "subprocess.Popen[bytes]":
+    """Have one client in the clear send a command, and take the replies, until the process's standard input ends."""
+    argv = _argv("flood", port, False, user, command)
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        raise SystemExit("the server takes no flood")
+    return process
+
+
+def _argv(mode: str, port: int, tls: bool, *values: float | str) -> list[str]:
+    return [sys.executable, "-m", "bench.pop3_load", mode, str(port), str(int(tls)), *map(str, values)]
 
 
 def _run(mode: str, port: int, tls: bool, *numbers: float) -> dict[str, float]:
@@ -171,14 +184,38 @@ def _ask(connection: socket.socket, line: bytes) -> bytes:
     return answer
 
 
+def _log_in_plainly(connection: socket.socket, user: int) -> int:
+    """Log in and return how many messages there are."""
+    _ask(connection, b"")
+    _ask(connection, b"USER u%d" % user)
+    _ask(connection, b"PASS " + PASSWORD.encode())
+    return int(_ask(connection, b"STAT").split()[1])
+
+
+def _flood(port: int, user: int, command: bytes) -> None:
+    with socket.create_connection((LOOPBACK, port), TIMEOUT) as connection:
+        messages = _log_in_plainly(connection, user)
+        lines = b"".join(b"%s %d\r\n" % (command, number + 1) for number in range(messages))
+        flood = lines if command == b"RETR" else (command + b"\r\n") * 10_000
+        print(messages, flush=True)
+        connection.setblocking(False)
+        at = taken = 0
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            readable, writable, _ = select.select([connection], [connection], [], 1.0)
+            if writable:
+                at = (at + connection.send(flood[at : at + RECEIVE])) % len(flood)
+            if readable:
+                got = len(connection.recv(RECEIVE))
+                taken += got
+                if not got:
+                    sys.exit(f"the server hung up after {taken} octets")
+
+
 def _drain(port: int, tls: ssl.SSLContext | None, user: int, window: int) -> Drain:
     with socket.create_connection((LOOPBACK, port), TIMEOUT) as plain:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = tls.wrap_socket(plain, server_hostname="localhost") if tls else plain
-        _ask(connection, b"")
-        _ask(connection, b"USER u%d" % user)
-        _ask(connection, b"PASS " + PASSWORD.encode())
-        messages = int(_ask(connection, b"STAT").split()[1])
+        messages = _log_in_plainly(connection, user)
         started = time.perf_counter()
         octets = _retrieve(connection, messages, window)
         took = time.perf_counter() - started
@@ -217,6 +254,8 @@ def main() -> None:
         print(json.dumps(asdict(uvloop.run(_logins(port, tls, first, clients, seconds)))))
     elif mode == "drain":
         print(json.dumps(asdict(_drain(port, tls, int(sys.argv[4]), int(sys.argv[5])))))
+    elif mode == "flood":
+        _flood(port, int(sys.argv[4]), sys.argv[5].encode())
     else:
         uvloop.run(_hold(port, tls, int(sys.argv[4]), int(sys.argv[5])))
 

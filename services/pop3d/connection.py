@@ -23,7 +23,7 @@ from stubmail.log import event
 
 MAX_PENDING = 65_536  # octets of commands that wait; then the client is not read until they are fewer
 TURN = 64  # actions of one session before the others have theirs
-TURN_OCTETS = 32_768  # and so many octets of replies
+TURN_OCTETS = 8_192  # and so many octets of replies
 NONCE_SIZE = 18  # octets of chance in each challenge
 REST = 0.001  # seconds between turns while others have work done in threads
 
@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         )
         self._errands = Errands(self._host, self, self._session)
         self.due = self._made + self._host.patience.login  # when to look whether a deadline has passed
+        self._host.arrivals.note(self.id, self._made)
         self._host.counters.add("connections pop3s" if self._implicit_tls else "connections pop3")
         self._begin()
 
@@ -106,6 +107,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return  # see Channel.finish
+        if not self._session.logged_in:
+            self._host.arrivals.note(self.id, self._loop.time())
         handshaking = self._channel.handshaking
         try:
             self._session.receive(self._channel.receive(data))
@@ -227,7 +230,9 @@ class Connection(asyncio.Protocol):
             if turn == TURN or size >= TURN_OCTETS:
                 # An event loop that never rests starves the threads at work for others: they must get hold of
                 # Python's global lock again and again.
-                self._turn = self._loop.call_later(REST if self._host.jobs else 0, self._next_turn)
+                others = self._host.jobs or self._host.arrivals.others(self.id, self._loop.time())
+                rest = REST if others else 0
+                self._turn = self._loop.call_later(rest, self._next_turn)
                 break
             turn += 1
             action = self._errands.next()

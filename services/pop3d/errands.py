@@ -12,13 +12,15 @@ from services.pop3d.counting import count_login
 from services.pop3d.host import Host
 from services.pop3d.login import Attempt, Elsewhere, Refused
 from services.pop3d.maildrop import Maildrop
-from services.pop3d.reader import Reader
+from services.pop3d.reader import BLOCK, Reader
 from services.pop3d.session import Session
 from stubmail.errors import StubmailError
 from stubmail.log import event
 
 DAY = 86_400  # seconds
 RUN = 128  # pipelined retrievals that are read together
+FEW, SMALL = 8, 32_768  # while somebody logs in: so many, and octets in one block
+REST = 0.001  # seconds then between blocks
 
 logger = logging.getLogger("pop3d")
 
@@ -161,10 +163,15 @@ class Errands:
         self._session.accept(maildrop)
         self._client.opened()
 
+    @property
+    def _others_log_in(self) -> bool:
+        return self._host.arrivals.others(self._client.id, self._loop.time())
+
     def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
         """Gather pipelined retrievals and the replies between them, to be read together."""
         items: list[bytes | Retrieve] = [first]
-        while len(items) < RUN:
+        most = FEW if self._others_log_in else RUN
+        while len(items) < most:
             action = self._session.next()
             if not isinstance(action, (bytes, Retrieve)):
                 self._deferred = action
@@ -177,17 +184,24 @@ class Errands:
         reader = self._reader or Reader(self._maildrop, self._client.id)
         self._reader = reader
         reader.start(items)
+        await self._make_room(len(items) > 1)
         block = await self._read(reader)
         while not reader.done and not self._client.lost:
             following = self._read(reader)  # while this one is on its way
             self._client.write([block])
             await self._client.writable()
             block = await following
+            await self._make_room(True)
         self._client.write([block])
         await self._client.writable()
 
+    async def _make_room(self, much: bool) -> None:
+        """Let others log in: that goes from thread to thread, and each has to get hold of Python's global lock."""
+        if much and self._others_log_in:
+            await asyncio.sleep(REST)
+
     def _read(self, reader: Reader) -> asyncio.Future[bytes]:
-        return self._loop.run_in_executor(self._host.mail, reader.read)
+        return self._loop.run_in_executor(self._host.mail, reader.read, SMALL if self._others_log_in else BLOCK)
 
     async def _commit(self, action: Commit) -> None:
         assert self._maildrop is not None

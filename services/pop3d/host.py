@@ -4,6 +4,7 @@ import ssl
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Protocol
 
+from services.pop3d.arrivals import Arrivals
 from services.pop3d.login import Door
 from services.pop3d.patience import Patience
 from services.pop3d.terms import Terms
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """The server, as its connections see it."""
 
+    arrivals: Arrivals
     counters: Counters
     door: Door
     patience: Patience

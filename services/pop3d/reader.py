@@ -22,7 +22,7 @@ logger = logging.getLogger("pop3d")
 class Reader:
     """Renders a session's retrievals: ``start`` a run of replies, then ``read`` until ``done``.
 
-    Messages and the replies between them leave as blocks of about BLOCK octets, so that one write serves many small
+    Messages and the replies between them leave as blocks of about so many octets, so that one write serves many small
     messages, and memory does not grow with a large one. Neighbours are read together: those that are asked for in one
     run, and the next ones for a client that fetches one message after the other. ``read`` blocks: call it off the event
     loop.
@@ -51,8 +51,8 @@ class Reader:
         self._pieces = self._render(items)
         self.done = False
 
-    def read(self) -> bytes:
-        """Return the next block; sets ``done`` with the last one.
+    def read(self, most: int = BLOCK) -> bytes:
+        """Return the next block, of ``most`` octets or little more; sets ``done`` with the last one.
 
         Raises TemporaryError or OSError when a message broke off after its beginning was handed out: then the
         connection must be cut, for an end of the message would be a lie.
@@ -61,7 +61,7 @@ class Reader:
         for piece in self._pieces:
             block.append(piece)
             size += len(piece)
-            if size >= BLOCK:
+            if size >= most:
                 return b"".join(block)
         self.done = True
         return b"".join(block)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from services.pop3d.accounts import accounts_file, load_accounts
+from services.pop3d.arrivals import Arrivals
 from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
 from services.pop3d.counting import make_counters
@@ -82,6 +83,7 @@ class Server:
         )
         self._limit = SessionLimit(settings.sessions_per_address)
         self.jobs = 0
+        self.arrivals = Arrivals()
         self.draining = False
         self._connections: set[Connection] = set()
         self._clock = Clock(self._connections, self.patience.often)

@@ -6,7 +6,7 @@ from services.pop3d.actions import Commit, Listing, Outcome, Retrieve, Statistic
 from services.pop3d.terms import NEVER
 from services.pop3d.wire import WireError, ok, parse_numbers, retrieved
 
-LISTING_BLOCK = 200  # messages of LIST and UIDL in one piece
+LISTING_BLOCK = 100  # messages of LIST and UIDL in one piece
 
 
 class Transaction:

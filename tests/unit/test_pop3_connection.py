@@ -2,16 +2,20 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.pop3d.connection import MAX_PENDING, TURN, Connection
+from services.pop3d import arrivals
+from services.pop3d.actions import Retrieve
+from services.pop3d.connection import MAX_PENDING, REST, TURN, Connection
+from services.pop3d.errands import FEW
 from services.pop3d.preamble import Preamble
 from services.pop3d.proxy import to_wire
+from services.pop3d.reader import Reader
 from services.pop3d.server import Server
 from services.pop3d.settings import Pop3d
 from services.pop3d.tls import load_certificate
@@ -109,6 +113,43 @@ def test_a_turn_is_bounded_and_there_is_one_at_a_time(tmp_path: Path, monkeypatc
         assert len(turns) == 1
         await until(lambda: len(transport.written) - begin == 100 * TURN * len(b"+OK\r\n"))
         assert len(turns) == 100
+        end(connection)
+
+    run(work)
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_who_has_much_to_do_makes_room_for_those_who_log_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crowded: bool
+) -> None:
+    async def work() -> None:
+        world = World(tmp_path)
+        connection, transport = world.connect()
+        connection.data_received(b"USER bob\r\nPASS x\r\n")
+        await until(lambda: b"+OK maildrop" in transport.written and not world.server.jobs)
+        loop = asyncio.get_running_loop()
+        rests: list[float] = []
+        runs: list[int] = []
+        call_later, start = loop.call_later, Reader.start
+
+        def later(seconds: float, *args: Any) -> asyncio.TimerHandle:
+            rests.append(seconds)
+            return call_later(0, *args)
+
+        def counted(self: Reader, items: Sequence[bytes | Retrieve]) -> None:
+            runs.append(len(items))
+            start(self, items)
+
+        monkeypatch.setattr(loop, "call_later", later)
+        monkeypatch.setattr(Reader, "start", counted)
+        monkeypatch.setattr(arrivals, "SECONDS", 1000.0 if crowded else 0.0)
+        world.server.arrivals.note("another", loop.time())
+        connection.data_received(b"NOOP\r\n" * (TURN + 1))
+        assert rests == [REST if crowded else 0]
+        connection.data_received(b"RETR 1\r\n" * 4 * FEW)
+        await until(lambda: transport.written.count(b"\r\n.\r\n") == 4 * FEW)
+        assert runs == ([FEW] * 4 if crowded else [4 * FEW])
+        assert rests[1:].count(REST) == (4 if crowded else 0)
         end(connection)
 
     run(work)
