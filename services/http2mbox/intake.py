@@ -18,7 +18,7 @@ from stubmail.errors import TemporaryError
 from stubmail.log import event
 from stubmail.store_answers import Listed
 
-COMMIT_POSTS = 100  # that go into the maildrop together
+COMMIT_POSTS = 250  # that go into the maildrop together
 COMMIT_OCTETS = 4 * 2**20  # of messages in memory before they go there
 MEMORY_FACTOR = 9  # times a post's size is what decrypting it takes at the peak
 MAX_GONE = 1_000  # posts listed but not there

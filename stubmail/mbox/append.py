@@ -163,7 +163,7 @@ def _create(path: Path, mailbox: int, owner: str, messages: Sequence[Delivery]) 
         ids = [message.id for message in messages]
         anchor = rewrite.anchor(mailbox, offset)
         batch = _Batch(status.st_ino, offset, anchor, len(lead), length, whole.hexdigest(), owner, ids)
-        text = json.dumps(dataclasses.asdict(batch)).encode()
+        text = json.dumps({field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}).encode()
         disk.write(journal, text + _FOOTER.pack(len(text), disk.hash_of([text]), _MAGIC), length)
         disk.sync(journal)
         disk.sync_directory(_journal(path))
