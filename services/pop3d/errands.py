@@ -209,7 +209,7 @@ class Errands:
         sent = set(action.retrieved) - failed
         maildrop, self._maildrop, self._reader = self._maildrop, None, None
         try:
-            update = partial(_update, maildrop, sent.union(action.numbers), action.expire)
+            update = partial(_update, maildrop, action, sent)
             count = await self._loop.run_in_executor(self._host.mail, update)
         except (StubmailError, OSError) as error:
             event(logger, "failed", self._client.id, logging.ERROR, user=self.user, what="deletion", reason=error)
@@ -221,11 +221,15 @@ class Errands:
         await self._loop.run_in_executor(self._host.mail, maildrop.close)
 
 
-def _update(maildrop: Maildrop, numbers: set[int], expire: int) -> int:
-    """Enter the UPDATE state: remove messages, and unlock the maildrop in any case (RFC 1939 §6); returns how many."""
+def _update(maildrop: Maildrop, commit: Commit, sent: set[int]) -> int:
+    """Enter the UPDATE state: remove messages, and unlock the maildrop in any case (RFC 1939 §6); returns how many.
+
+    ``sent``: those that may not stay since they have been retrieved.
+    """
     try:
-        if expire:
-            numbers = numbers.union(maildrop.older(time.time() - expire * DAY))
+        numbers = sent.union(commit.numbers)
+        if commit.expire:
+            numbers.update(maildrop.older(time.time() - commit.expire * DAY))
         if numbers:
             maildrop.commit(sorted(numbers))
         return len(numbers)

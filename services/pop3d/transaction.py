@@ -1,6 +1,7 @@
 """The TRANSACTION state: what a client does with the messages of its maildrop (RFC 1939 §5 and §7); no I/O."""
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import compress, count
 
 from services.pop3d.actions import Commit, Listing, Outcome, Retrieve, Statistics
 from services.pop3d.terms import NEVER
@@ -33,7 +34,7 @@ class Transaction:
 
     def commit(self) -> Commit:
         """Return what QUIT asks for: that the marked messages be removed, and those that may not stay."""
-        marked = [index + 1 for index, mark in enumerate(self._deleted or b"") if mark]
+        marked = list(compress(count(1), self._deleted or b""))
         return Commit(marked, sorted((self._retrieved or set()).difference(marked)), max(0, self._expire))
 
     def committed(self, count: int) -> None:
