@@ -125,12 +125,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if req._expected_100_continue:
             req._expected_100_continue = False
             req.body.reader = _Awaited(req.body.reader, conn.sock)
+        # A body that was refused unread ends its connection, and the answer says so: to wait for the rest of it would
+        # hold the thread.
+        wanted = req.should_close
+        req.should_close = lambda: wanted() or getattr(req.body.reader, "length", 1) > 0
         return super().handle_request(req, conn)
-
-    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
-        """A body that was refused unread ends its connection: to wait for the rest of it would hold the thread."""
-        unread = getattr(conn.parser.mesg.body.reader, "length", 1) if keepalive else 1
-        return not unread and bool(super()._keepalive_after(conn, keepalive))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
         """The thread is done with this request."""

@@ -67,9 +67,10 @@ def store_request(talker: Talker, *parts: bytes) -> tuple[bytes, bytes]:
 def test_a_gigabyte_is_refused_at_the_header(store: StoreProcess) -> None:
     with socket.create_connection((LOOPBACK, store.http)) as client:
         client.settimeout(30)
-        client.sendall(header(2**30))
+        client.sendall(header(2**30, "keep-alive"))
         answer = receive_all(client)
     assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"\r\nConnection: close\r\n" in answer
     assert b'"too-large"' in answer
     sent = 0
     with socket.create_connection((LOOPBACK, store.http)) as client:
