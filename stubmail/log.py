@@ -91,5 +91,8 @@ def setup(verbose: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # What no line of ours says need not be found out (Python's logging HOWTO, Optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for noisy in ("mail.log", "asyncio", "urllib3", "gnupg", "alembic"):  # theirs repeat ours, or quote what peers sent
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,6 +1,7 @@
 """What one worker of the HTTP process serves: the store; or, while its database is away, the news that it is."""
 
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -65,6 +66,8 @@ class Worker:
         if self._admin is not None:
             self._admin.start()  # only now: a worker that has just begun is no reason to call the store not ready
         self._thread.start()
+        gc.collect()
+        gc.freeze()  # what is there from the beginning stays to the end: no collection has to look at it
         return self._app if self._database is not None else self._current
 
     def stop(self) -> None:
