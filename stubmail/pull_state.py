@@ -47,6 +47,8 @@ CREATE TABLE refused (address TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL) 
 )
 SCHEMA_VERSION = len(_SCHEMAS)
 
+_AT_ONCE = 900  # posts that a query asks about: SQLite took 999 parameters at most for long
+
 PostKey = tuple[bytes, str]  # post id and the sender's fingerprint: another sender cannot use up one's ids
 
 
@@ -137,9 +139,15 @@ class PullState:
 
     def delivered(self, keys: Iterable[PostKey]) -> set[PostKey]:
         """Return those of the posts that were delivered within the time that they are remembered."""
+        wanted = set(keys)
+        ids = [post_id for post_id, _ in wanted]
+        found: set[PostKey] = set()
         with self._reading() as cursor:
-            query = "SELECT 1 FROM delivered WHERE id = ? AND sender = ?"
-            return {key for key in keys if cursor.execute(query, key).fetchone()}
+            for start in range(0, len(ids), _AT_ONCE):
+                part = ids[start : start + _AT_ONCE]
+                query = f"SELECT id, sender FROM delivered WHERE id IN ({','.join('?' * len(part))})"  # noqa: S608
+                found.update(cursor.execute(query, part))
+        return found & wanted
 
     def held(self, domain: str | None = None) -> dict[PostKey, HeldPost]:
         """Return what is held of one domain's, or of all, oldest first."""

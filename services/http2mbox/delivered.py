@@ -4,10 +4,10 @@ protocol.md §7.5
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from services.http2mbox.header import fields
 from stubmail.address import Address, AddressError, parse_domain
@@ -22,8 +22,7 @@ _OPENING = re.compile(r"\s*\(")
 _AUTHSERV_ID = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;()<>@,:\\"/\[\]?=]+))')
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What the puller found out about one message: whence, for whom, from whom, signed with what, and when it came.
 
     ``post_id`` is 16 octets, ``fingerprint`` that of the sender's certificate, ``at`` has a time zone.

@@ -3,6 +3,7 @@
 The network sets the pace here, so nothing is held meanwhile but the file: on disk once it is large, without a name.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,12 +40,51 @@ class _Extent:
     length: int = 0
 
 
+class _Store:
+    """Octets that are appended and then read: in memory, or all in a file without a name. Raises OSError."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file: IO[bytes] | None = None
+        self._new: list[bytes] = []  # what is not in the file
+        self._new_size = 0
+        self.size = 0
+
+    def append(self, piece: bytes) -> None:
+        self._new.append(piece)
+        self._new_size += len(piece)
+        self.size += len(piece)
+        if self._new_size > MEMORY_SIZE:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115 (closed with us)
+            self._write(self._file)
+
+    def read(self, start: int, length: int) -> bytes:
+        if self._file is None:
+            if len(self._new) > 1:
+                self._new = [b"".join(self._new)]
+            return self._new[0][start : start + length] if self._new else b""
+        self._write(self._file)
+        return os.pread(self._file.fileno(), length, start)
+
+    def close(self) -> None:
+        self._new.clear()
+        if self._file:
+            self._file.close()
+
+    def _write(self, file: IO[bytes]) -> None:
+        data = memoryview(b"".join(self._new))
+        while data:
+            data = data[file.write(data) :]
+        self._new.clear()
+        self._new_size = 0
+
+
 class Incoming:
     """The posts of one batch; use it as a context manager, so that the file goes."""
 
     def __init__(self, directory: Path, stopping: Callable[[], bool]) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=MEMORY_SIZE, dir=str(directory))  # noqa: SIM115
-        self._size = 0
+        self._store = _Store(directory)
         self._stopping = stopping
         self._extents: dict[bytes, _Extent] = {}
         self.complete: list[Listed] = []
@@ -58,13 +98,12 @@ class Incoming:
 
     def close(self) -> None:
         """Let the file go."""
-        self._file.close()
+        self._store.close()
 
     def content(self, post: Listed) -> bytes:
         """Return the octets of a complete post."""
         extent = self._extents[post.id]
-        self._file.seek(extent.start)
-        return self._file.read(extent.length)
+        return self._store.read(extent.start, extent.length)
 
     def fetch(self, client: Fetcher, posts: Sequence[Listed]) -> None:
         """Fetch these posts, all different; ``complete`` and ``gone`` then tell what came, also when this raises.
@@ -73,12 +112,12 @@ class Incoming:
         """
         waiting = list(posts)
         for _ in range(MAX_TRIES):
-            before = self._size + len(self.gone)
+            before = self._store.size + len(self.gone)
             try:
                 self._read_answer(client, waiting)
                 return
             except TemporaryError as error:
-                if isinstance(error, _Final) or self._size + len(self.gone) == before:
+                if isinstance(error, _Final) or self._store.size + len(self.gone) == before:
                     raise
             settled = {post.id for post in (*self.complete, *self.gone)}
             waiting = [post for post in waiting if post.id not in settled]
@@ -105,18 +144,16 @@ class Incoming:
             _end(events)
 
     def _read_content(self, post: Listed, length: int, events: Iterator[Frame | bytes]) -> None:
-        extent = self._extents.setdefault(post.id, _Extent(self._size))
-        self._file.seek(0, 2)
+        extent = self._extents.setdefault(post.id, _Extent(self._store.size))
         while length:
             piece = next(events, None)
             if not isinstance(piece, bytes) or not 0 < len(piece) <= length:
                 raise _Final("4.3.0", "the store's answer is malformed")
             if self._stopping():
                 raise Stopped("4.3.2", "stopping")
-            self._file.write(piece)
+            self._store.append(piece)
             length -= len(piece)
             extent.length += len(piece)
-            self._size += len(piece)
         self.complete.append(post)
 
     def _have(self, post: Listed) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from services.http2mbox.contacts import Contacts
 from services.http2mbox.header import fields, has_bare_cr
@@ -53,8 +54,7 @@ class Recipient:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(NamedTuple):
     """A message that may be delivered: the sender that signed it, and the message's octets."""
 
     sender: Address

@@ -2,9 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 from stubmail.openpgp.certificate import Certificate
 from stubmail.openpgp.errors import OpenPGPError
@@ -12,16 +11,14 @@ from stubmail.openpgp.errors import OpenPGPError
 CertificateOf = Callable[[str], Certificate | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Unsealed:
+class Unsealed(NamedTuple):
     """What came out of a sealed message: its text, and the whole fingerprint of the certificate that signed it."""
 
     data: bytes
     signer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A message to unseal, and who knows the certificate to verify it with (see ``Identity.unseal``)."""
 
     data: bytes

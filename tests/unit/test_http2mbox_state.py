@@ -37,6 +37,13 @@ def test_delivered_posts_are_known_again(state: State, path: Path) -> None:
     again.close()
 
 
+def test_any_number_of_posts_may_be_asked_about(state: State) -> None:
+    keys = [(number.to_bytes(16, "big"), ALICE_KEY) for number in range(5_000)]
+    state.record([delivery_name(key) for key in keys[::2]], 1)
+    assert state.delivered(iter(keys)) == set(keys[::2])
+    assert state.delivered([]) == set()
+
+
 def test_one_sender_cannot_use_up_another_ones_ids(state: State) -> None:
     state.record([delivery_name((ONE, CAROL_KEY))], 100)
     assert state.delivered([(ONE, ALICE_KEY)]) == set()
