@@ -19,6 +19,7 @@ MAX_SENDER = 512  # octets; RFC 5321 §4.5.3.1.3 allows a path of 256
 _UNSAFE = re.compile(rb"[\x00-\x20\x7f]+")
 _LAST_SECOND = 253402300799  # of the year 9999: asctime has four digits for a year
 
+_BARE_CR = re.compile(rb"\r(?!\n)")
 _FROM = re.compile(rb"\n(>*From )")
 _QUOTED = re.compile(rb"\n>(>*From )")
 # A last line of which it is not yet known whether it is a From_ line; of a run of ">" one stands for all.
@@ -89,8 +90,10 @@ class ToStored:
 
 def to_stored(content: bytes) -> bytes:
     """Return what ToStored makes of the whole content."""
-    if b"\r" in content:
+    if _BARE_CR.search(content):
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    else:
+        content = content.replace(b"\r", b"")  # nine times as fast as to replace CRLF
     if content and not content.endswith(b"\n"):
         content += b"\n"
     if b"From " in content:
