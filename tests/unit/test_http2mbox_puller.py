@@ -472,6 +472,34 @@ def test_more_stores_that_hang_than_workers_delay_no_mail(tmp_path: Path) -> Non
     rig.close()
 
 
+def test_a_backlog_of_one_domain_delays_no_other(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(1)])
+    for number in range(3_000):
+        rig.store.put_message(number)
+    rig.store.page = 100
+    other, sender = rig.world.add("d0.example"), Address("p", "d0.example")
+    begun, fetch = threading.Event(), other.fetch
+
+    def fetch_later(posts: Sequence[tuple[bytes, int]]) -> Iterator[Any]:
+        assert begun.wait(20)
+        return fetch(posts)
+
+    def deliver(messages: Sequence[Any], committed: Any) -> None:
+        begun.set()
+        plainly(messages, committed)
+
+    plainly = rig.maildrop.deliver
+    rig.maildrop.deliver, other.fetch = deliver, fetch_later  # type: ignore[method-assign]
+    message = honest_message(1).replace(b"alice@alpha.example", str(sender).encode())
+    other.put(
+        bytes(16), seal_plainly(bytes(16), message, sender=sender, signer="0" * 40), sender="0" * 40, address=sender
+    )
+    assert rig.round().delivered == 3_001
+    order = [each.sender for each in rig.maildrop.messages]
+    assert order.index(str(sender)) < 2_000
+    rig.close()
+
+
 def test_domains_whose_dns_hangs_delay_no_mail(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(12)])
     released, hanging = threading.Event(), []
