@@ -25,6 +25,7 @@ MAX_PENDING = 65_536  # octets of commands that wait; then the client is not rea
 TURN = 64  # actions of one session before the others have theirs
 TURN_OCTETS = 8_192  # and so many octets of replies
 NONCE_SIZE = 18  # octets of chance in each challenge
+QUIET = 60.0  # seconds without a command; then what was read ahead is let go
 REST = 0.001  # seconds between turns while others have work done in threads
 
 logger = logging.getLogger("pop3d")
@@ -284,15 +285,19 @@ class Connection(asyncio.Protocol):
         if self._closing and not unsent:
             self.abort("")
             return
-        reason, self.due = self._deadlines.check(
-            self._loop.time(),
+        now = self._loop.time()
+        reason, due = self._deadlines.check(
+            now,
             logged_in=self._session.logged_in,
             busy=self._errands.busy,
             written=self._channel.written,
             unsent=unsent,
         )
+        self.due = min(due, now + QUIET)
         if reason:
             self.abort(reason)  # RFC 1939 §3: without a reply, without removing messages
+        elif self._deadlines.idle(now) >= QUIET:
+            self._errands.rest()
 
     def _wake(self) -> None:
         if self._paused is not None:

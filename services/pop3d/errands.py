@@ -98,6 +98,11 @@ class Errands:
             case _:
                 self._start(self._login(action))
 
+    def rest(self) -> None:
+        """Keep nothing in memory that the client may never ask for."""
+        if self._reader is not None and self._job is None:
+            self._reader.forget()
+
     def cancel(self) -> None:
         """Wait no longer for a login."""
         if self._job is not None:

@@ -33,6 +33,10 @@ class Deadlines:
         """Note that a command was carried out or its reply taken: RFC 1939 §3 counts the idle time from there."""
         self._active = now
 
+    def idle(self, now: float) -> float:
+        """Return for how long nothing has been carried out."""
+        return now - self._active
+
     def check(self, now: float, *, logged_in: bool, busy: bool, written: int, unsent: int) -> tuple[str, float]:
         """Return why the session must end, or an empty text, and when to check again.
 

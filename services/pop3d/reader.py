@@ -12,8 +12,7 @@ from stubmail.errors import TemporaryError
 from stubmail.log import event
 
 BLOCK = 262_144  # octets of one write, more or less
-TOGETHER = 262_144  # octets of messages, small enough, that are read together when they are asked for in one run
-AHEAD = 65_536  # and with those that may be asked for next
+TOGETHER = 262_144  # octets of messages, small enough, that are read together
 NEIGHBOURS = 128  # messages that are read together
 
 logger = logging.getLogger("pop3d")
@@ -45,6 +44,10 @@ class Reader:
             return None
         self._next = item.number + 1
         return self._ahead.pop(item.number)
+
+    def forget(self) -> None:
+        """Let go of what was read ahead: the client takes its time."""
+        self._ahead = {}
 
     def start(self, items: Sequence[bytes | Retrieve]) -> None:
         """Begin a run: replies that are ready, and messages to read, in order."""
@@ -110,9 +113,9 @@ class Reader:
         self._ahead.clear()
         octets = self._maildrop.octets
         if len(items) == 1 and first == self._next:
-            count = self._fitting(first, NEIGHBOURS, AHEAD)
+            count = self._fitting(first, NEIGHBOURS)
         else:
-            count = self._fitting(first, _successive(items, at, first), TOGETHER)
+            count = self._fitting(first, _successive(items, at, first))
         if not count:
             return
         try:
@@ -125,8 +128,9 @@ class Reader:
                 return  # as above
             self._ahead[number] = b"".join((retrieved(size), stuff_whole(message), END))
 
-    def _fitting(self, first: int, most: int, room: int) -> int:
-        """Return how many messages from ``first`` on, at most so many, have room in so many octets."""
+    def _fitting(self, first: int, most: int) -> int:
+        """Return how many messages from ``first`` on, at most so many, are small enough together."""
+        room = TOGETHER
         for count, size in enumerate(self._maildrop.octets[first - 1 : first - 1 + most]):
             room -= size
             if room < 0:

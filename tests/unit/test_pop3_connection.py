@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from services.pop3d import arrivals
+from services.pop3d import connection as connection_module
 from services.pop3d.actions import Retrieve
 from services.pop3d.connection import MAX_PENDING, REST, TURN, Connection
 from services.pop3d.errands import FEW
@@ -150,6 +151,28 @@ def test_who_has_much_to_do_makes_room_for_those_who_log_in(
         await until(lambda: transport.written.count(b"\r\n.\r\n") == 4 * FEW)
         assert runs == ([FEW] * 4 if crowded else [4 * FEW])
         assert rests[1:].count(REST) == (4 if crowded else 0)
+        end(connection)
+
+    run(work)
+
+
+@pytest.mark.parametrize("quiet", [0.0, 60.0])
+def test_what_was_read_ahead_is_let_go_when_the_client_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: float
+) -> None:
+    async def work() -> None:
+        world = World(tmp_path)
+        path = tmp_path / "bob"
+        path.write_bytes(mbox(b"one\n", b"two\n"))
+        connection, transport = world.connect()
+        connection.data_received(b"USER bob\r\nPASS x\r\nRETR 1\r\n")
+        await until(lambda: b"one\r\n.\r\n" in transport.written and not world.server.jobs)
+        path.unlink()
+        monkeypatch.setattr(connection_module, "QUIET", quiet)
+        connection.look()
+        connection.data_received(b"RETR 2\r\n")
+        await until(lambda: not world.server.jobs)
+        assert (b"two\r\n.\r\n" in transport.written) == bool(quiet)
         end(connection)
 
     run(work)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.pop3d.actions import Retrieve
-from services.pop3d.reader import AHEAD, BLOCK, NEIGHBOURS, TOGETHER, Reader
+from services.pop3d.reader import BLOCK, NEIGHBOURS, TOGETHER, Reader
 from services.pop3d.wire import retrieved
 from stubmail.errors import TemporaryError
 from tests.support.pop3 import FakeMaildrop
@@ -74,7 +74,7 @@ def test_messages_taken_in_order_are_read_ahead_within_bounds() -> None:
     maildrop = Counting([b"x" * 4000 + b"\r\n"] * 100)
     reader = Reader(maildrop, "s")
     assert run(reader, retr(maildrop, 1)) == [whole(maildrop.messages[0])]
-    assert len(maildrop.read) == AHEAD // 4002
+    assert len(maildrop.read) == TOGETHER // 4002
     for number in range(2, 100):
         item = retr(maildrop, number)
         assert (reader.cached(item) or run(reader, item)[0]) == whole(maildrop.messages[0])
@@ -98,6 +98,16 @@ def test_how_much_is_read_together_is_bounded(size: int) -> None:
     blocks = run(Reader(maildrop, "s"), *(retr(maildrop, number) for number in range(1, 1001)))
     assert b"".join(blocks) == whole(b"x" * size) * 1000
     assert max(count for _, count in maildrop.several_calls) == min(NEIGHBOURS, TOGETHER // max(size, 1))
+
+
+def test_what_was_read_ahead_can_be_let_go() -> None:
+    maildrop = Counting([b"x\r\n"] * 3)
+    reader = Reader(maildrop, "s")
+    run(reader, retr(maildrop, 1))
+    assert maildrop.read == [1, 2, 3]
+    reader.forget()
+    assert reader.cached(retr(maildrop, 2)) is None
+    assert run(reader, retr(maildrop, 2)) == [whole(b"x\r\n")]
 
 
 def test_nothing_is_read_ahead_for_a_client_that_jumps_about_or_looks_at_tops() -> None:
