@@ -1,6 +1,7 @@
 """The command line of the puller."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -57,6 +58,7 @@ def main(
     check: bool,
     verbose: bool,
 ) -> None:
+    gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
     cli.log.setup(verbose)
     if quiet:
         logging.getLogger().setLevel(logging.WARNING)
