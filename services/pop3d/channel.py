@@ -2,6 +2,8 @@
 
 import asyncio
 import fcntl
+import os
+import socket
 import ssl
 import struct
 import termios
@@ -12,6 +14,7 @@ from services.pop3d.tls import TlsLayer
 WRITE_BUFFER = 262_144  # octets that wait to be sent; then nothing more is made until they are fewer
 
 _INT = struct.Struct("i")
+_TCP_CLOSE = 7  # a state, include/net/tcp_states.h
 
 
 class Channel:
@@ -101,13 +104,16 @@ class Channel:
         """Return how many octets the client has not acknowledged, here and in the kernel.
 
         The kernel makes room for more only when a third of its buffer is free: for a slow client and a large buffer
-        that is no measure of progress.
+        that is no measure of progress. What a client that has reset the connection did not acknowledge is not counted:
+        it never will, and the event loop does not notice such an end behind that of what the client had to say.
         """
         unsent = self._transport.get_write_buffer_size()
         connected = self._transport.get_extra_info("socket")
         if connected is not None and connected.fileno() >= 0:
             with suppress(OSError):
                 unsent += _INT.unpack(fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+            if unsent and _is_over(connected.fileno()):
+                return 0
         return unsent
 
     def finish(self, linger: bool) -> None:
@@ -136,3 +142,9 @@ class Channel:
         if data and not self._transport.is_closing():
             self.written += len(data)
             self._transport.write(data)
+
+
+def _is_over(descriptor: int) -> bool:
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as same:
+        return same.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    return False

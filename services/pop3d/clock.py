@@ -30,8 +30,8 @@ class Clock:
 
     def _tick(self) -> None:
         self._next = None
+        if self._connections:
+            self.start()
         now = asyncio.get_running_loop().time()
         for connection in [connection for connection in self._connections if connection.due <= now]:
             connection.look()
-        if self._connections:
-            self.start()
