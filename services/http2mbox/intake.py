@@ -16,6 +16,7 @@ from services.http2mbox.trust import REFUSED, Untrusted
 from services.http2mbox.workers import Lane, MemoryGate
 from stubmail.errors import TemporaryError
 from stubmail.log import event
+from stubmail.request import MAX_POSTS
 from stubmail.store_answers import Listed
 
 COMMIT_POSTS = 250  # that go into the maildrop together
@@ -63,6 +64,10 @@ class Intake:
         self._keep = keep
         self._given_up = False
         self._coming: deque[tuple[Incoming, Future[TemporaryError | None]]] = deque()
+        self._arrivals: list[Arrival] = []  # opened and not delivered,
+        self._posts: list[Listed] = []  # these posts,
+        self._octets = 0  # of so many octets
+        self._delivered: list[Listed] = []  # and not acknowledged
         self._acks: deque[Future[None]] = deque()
 
     def __enter__(self) -> "Intake":
@@ -70,6 +75,7 @@ class Intake:
 
     def __exit__(self, *_: object) -> None:
         self._given_up = True  # which ends what is being fetched; acknowledgements still go out
+        self._acknowledge_delivered()
         self._lane.close()
         for incoming, _future in self._coming:
             incoming.close()
@@ -86,19 +92,35 @@ class Intake:
         while len(self._coming) > 1:
             self._deal_with_first()
 
+    def flush(self) -> None:
+        """Deliver what is opened, as something else may take long now. Raises as ``take``."""
+        arrivals, posts = self._arrivals, self._posts
+        self._arrivals, self._posts, self._octets = [], [], 0
+        if not arrivals:
+            return
+        deposit = self._account.deliver(arrivals)
+        self._tally.delivered += len(deposit.new)
+        self._tally.repeated += len(arrivals) - len(deposit.new) - len(deposit.refused)
+        for arrival in deposit.new:
+            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
+        for post in posts:
+            if text := deposit.refused.get(key_of(post)):
+                self._hold(post, Untrusted(REFUSED, text))
+            else:
+                self._delivered.append(post)
+
     def finish(self) -> None:
         """Deal with all that has been taken, and return when that is acknowledged. Raises as ``take``."""
         while self._coming:
             self._deal_with_first()
+        self._acknowledge_delivered()
         while self._acks:
             self._acks.popleft().result()
 
     def acknowledge(self, posts: Sequence[Listed]) -> None:
-        """Have these posts acknowledged, soon. Raises what an earlier acknowledgement has led to."""
+        """Have these posts acknowledged, soon; ``take`` and ``finish`` raise what comes of it."""
         if posts and not self._keep:
             self._acks.append(self._lane.run(self._client.ack, [post.id for post in posts]))
-        while self._acks and self._acks[0].done():
-            self._acks.popleft().result()
 
     def _fetch(self, incoming: Incoming, batch: Sequence[Listed]) -> TemporaryError | None:
         try:
@@ -109,57 +131,50 @@ class Intake:
 
     def _deal_with_first(self) -> None:
         incoming, fetched = self._coming.popleft()
-        with closing(incoming):
-            try:
+        try:
+            with closing(incoming):
                 trouble = fetched.result()
-                self._open_and_deliver(incoming)
-            except OSError as error:
-                raise AccountTrouble("4.3.0", f"{self._account.directory}: {error.strerror or error}") from error
+                self._open(incoming)
+                # The rest goes into the maildrop with what comes next if that is here: decryption can go on first.
+                if trouble is not None or not (self._coming and self._coming[0][1].done()):
+                    self.flush()
+        except OSError as error:
+            raise AccountTrouble("4.3.0", f"{self._account.directory}: {error.strerror or error}") from error
+        finally:
+            self._acknowledge_delivered()
+        while self._acks and self._acks[0].done():
+            self._acks.popleft().result()
         self._tally.gone += len(incoming.gone)
         if trouble is not None:
             raise trouble
         if self._tally.gone > MAX_GONE:
             raise TemporaryError("4.3.0", "the store lists posts that it does not have")
 
-    def _open_and_deliver(self, incoming: Incoming) -> None:
-        largest = max((post.size for post in incoming.complete), default=0)
-        done: list[Listed] = []
-        try:
-            # Domains of one account take turns anyway; here they do so before they take room that others wait for.
-            with self._account.turn, self._gate.room(COMMIT_OCTETS + MEMORY_FACTOR * largest):
-                arrivals: list[Arrival] = []
-                posts: list[Listed] = []
-                octets = 0
-                with closing(self._opening.open_all(incoming.complete, incoming.content)) as opened:
-                    for post, outcome in opened:
-                        if self._stopping():
-                            raise Stopped("4.3.2", "stopping")
-                        if isinstance(outcome, Untrusted):
-                            self._hold(post, outcome)
-                            continue
-                        arrivals.append(outcome)
-                        posts.append(post)
-                        octets += len(outcome.message)
-                        if octets >= COMMIT_OCTETS or len(posts) == COMMIT_POSTS:
-                            done += self._deliver(arrivals, posts)
-                            arrivals, posts, octets = [], [], 0
-                done += self._deliver(arrivals, posts)
-        finally:
-            self.acknowledge(done)
+    def _acknowledge_delivered(self) -> None:
+        posts, self._delivered = self._delivered, []
+        for start in range(0, len(posts), MAX_POSTS):
+            self.acknowledge(posts[start : start + MAX_POSTS])
 
-    def _deliver(self, arrivals: Sequence[Arrival], posts: Sequence[Listed]) -> list[Listed]:
-        """Deliver and return what may be acknowledged."""
-        if not arrivals:
-            return []
-        deposit = self._account.deliver(arrivals)
-        self._tally.delivered += len(deposit.new)
-        self._tally.repeated += len(arrivals) - len(deposit.new) - len(deposit.refused)
-        for arrival in deposit.new:
-            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
-        for post in posts:
-            if text := deposit.refused.get(key_of(post)):
-                self._hold(post, Untrusted(REFUSED, text))
-        return [post for post in posts if key_of(post) not in deposit.refused]
+    def _open(self, incoming: Incoming) -> None:
+        """Open a batch, and deliver it in parts; the last one waits for ``flush``."""
+        largest = max((post.size for post in incoming.complete), default=0)
+        # Domains of one account take turns anyway; here they do so before they take room that others wait for.
+        with (
+            self._account.turn,
+            self._gate.room(COMMIT_OCTETS + MEMORY_FACTOR * largest),
+            closing(self._opening.open_all(incoming.complete, incoming.content)) as opened,
+        ):
+            for post, outcome in opened:
+                if self._stopping():
+                    raise Stopped("4.3.2", "stopping")
+                if isinstance(outcome, Untrusted):
+                    self._hold(post, outcome)
+                    continue
+                self._arrivals.append(outcome)
+                self._posts.append(post)
+                self._octets += len(outcome.message)
+                if self._octets >= COMMIT_OCTETS or len(self._posts) == COMMIT_POSTS:
+                    self.flush()
 
 
 def key_of(post: Listed) -> PostKey:

@@ -26,7 +26,7 @@ from stubmail.store_answers import Listed, Listing, Other
 
 MAX_SENDERS = 3_000  # asked for at once: more of the longest fingerprints would not fit into a request (§9)
 PAGE = 1_000  # posts
-FIRST_PAGE = 100  # posts: a short one, so that there is something to open while more is listed
+FIRST_PAGE = 100  # posts; each page may be twice as long as the one before, so that there is soon something to open
 MAX_PAGES = 1_000  # in one round; the rest comes in the next
 MAX_OTHERS = 1_000  # others with mail waiting that are noted of one store
 BATCH_POSTS = 1_000
@@ -117,6 +117,8 @@ class Pull:
                 break
             if number == 0:
                 coming = self._lane.run(self._client.list, chunk, after, FIRST_PAGE)
+            if not coming.done():
+                self._intake.flush()
             page = coming.result()
             check_page(page, chunk, after)
             if number == 0:
@@ -127,7 +129,7 @@ class Pull:
                 chunk, after = next(chunks, None), 0
             if chunk is not None and number + 1 < MAX_PAGES:
                 self._lane.branch_off()
-                coming = self._lane.run(self._client.list, chunk, after, PAGE)
+                coming = self._lane.run(self._client.list, chunk, after, min(PAGE, FIRST_PAGE << min(number + 1, 10)))
             yield page
         self._listed_all = chunk is None
 

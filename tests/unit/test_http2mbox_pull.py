@@ -425,6 +425,36 @@ def test_the_next_batch_is_fetched_while_one_is_delivered(bob: Setup, monkeypatc
     assert bob.texts() == [text(number) for number in range(6)]
 
 
+def test_what_is_opened_is_delivered_before_a_wait_for_the_store(bob: Setup) -> None:
+    bob.store.page = 5
+    for number in range(12):
+        bob.store.put_message(number)
+
+    class Slow:
+        fetch, ack = bob.store.fetch, bob.store.ack
+
+        def list(self, senders, after=0, limit=1000):
+            wait_until(lambda: len(bob.maildrop.messages) >= after - 5)
+            return bob.store.list(senders, after, limit)
+
+    assert bob.pull(client=Slow()).delivered == 12
+    assert bob.texts() == [text(number) for number in range(12)]
+    assert bob.store.posts == {}
+
+
+def test_parts_that_are_delivered_together_need_not_be_those_that_came_together(
+    bob: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "BATCH_POSTS", 3)
+    monkeypatch.setattr(intake, "COMMIT_POSTS", 2)
+    for number in range(20):
+        bob.store.put_message(number)
+    assert bob.pull().delivered == 20
+    assert bob.texts() == [text(number) for number in range(20)]
+    assert bob.store.posts == {}
+    assert len(bob.store.acknowledged) == 20
+
+
 def test_a_fetch_that_fails_is_told_after_what_came_before_it_is_delivered(
     bob: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
