@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import select
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from stubmail.openpgp import Certificate, Identity, split
 
 ALICE, BOB = Address("alice", "alpha.example"), Address("bob", "beta.example")
 BATCH = 1_000  # posts stored at a time
+WATCH_SECONDS = 0.05  # between two looks at a program's memory
 TTL = 86_400  # seconds; the names are asked for once
 _TERMS = Terms(10**9, 10**13, 10**9, 10**6)
 _HEAD = "$ORIGIN example.\n$TTL {ttl}\n@ SOA ns hostmaster 1 3600 600 604800 60\n@ NS ns\nns A 127.0.0.1\n"
@@ -141,6 +143,7 @@ def run(argv: list[str], environment: Mapping[str, str] | None = None) -> Run:
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
         process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        peak = _watch(process)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -148,7 +151,19 @@ def run(argv: list[str], environment: Mapping[str, str] | None = None) -> Run:
         text = output.read().decode(errors="replace")
     if process.returncode:
         raise SystemExit(f"{argv[0]} ended with {process.returncode}:\n{text[-2000:]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, text)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, peak, text)
+
+
+def _watch(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a process's end and return its memory at the peak; what the kernel tells afterwards would count ours."""
+    peak, server = 0, Server(process, 0)
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        while not select.select([descriptor], [], [], WATCH_SECONDS)[0]:
+            peak = max(peak, server.memory())
+    finally:
+        os.close(descriptor)
+    return peak
 
 
 def _end_agents(*homes: Path) -> None:
