@@ -25,6 +25,7 @@ _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_NOW = _NO_ROOM | {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PAUSE = 0.05  # seconds
+_IN_A_ROW, _CHANCE = 2, 0.001  # connections a worker takes before it gives the others so many seconds to take some
 
 _log = logging.getLogger("wsgi")
 _deadlines: dict[socket.socket, float] = {}  # of this worker process
@@ -65,11 +66,25 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     patience = 30.0  # seconds for a header, and for any number of octets
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._taken = 0  # connections in a row
+        self._others_first = 0.0  # until when other workers may take the next one
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """As ever, but not for longer than the others have the first chance at new connections."""
+        if self._others_first:
+            timeout = min(timeout, _CHANCE)
+        super().wait_for_and_dispatch_events(timeout)
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """A worker that ends closes the listening socket at once: with the last one that has it, clients are refused.
 
         They would wait in the kernel's queue otherwise, for as long as the requests in flight take.
         """
+        if enabled and time.monotonic() < self._others_first:
+            return
+        self._others_first = 0.0
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             for listener in self.sockets:
@@ -88,10 +103,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self.nr_conns += 1
         conn = TConn(self.cfg, client, address, listener.getsockname())
         conn.timeout = time.monotonic() + self.patience
+        self._give_way()
         self.pending_conns.append(conn)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
         if self.nr_conns >= self.worker_connections:
             self._close_idle()
+
+    def _give_way(self) -> None:
+        """After some connections, let the other workers take the next ones: whoever is awake would take them all."""
+        self._taken += 1
+        if self.cfg.workers > 1 and self._taken >= _IN_A_ROW and self._accepting:
+            self._taken = 0
+            self.set_accept_enabled(False)
+            self._others_first = time.monotonic() + _CHANCE
 
     def _close_idle(self) -> bool:
         """Make room for others: close the connection that has kept silent longest. False when none is silent."""

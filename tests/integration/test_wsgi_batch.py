@@ -4,6 +4,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,13 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    argv = [sys.executable, "-m", "tests.support.batch_app"]
+    with serving(1) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def serving(workers: int) -> Iterator[int]:
+    argv = [sys.executable, "-m", "tests.support.batch_app", str(workers)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             assert process.stdout is not None
@@ -172,3 +179,18 @@ def test_what_comes_at_the_same_time_is_finished_together(port: int) -> None:
             return max(int(client.answer()[1]) for client in clients)
 
         wait_until(lambda: most() > 1, 20, "two in a batch")
+
+
+def test_connections_are_spread_over_the_workers() -> None:
+    with serving(2) as port:
+
+        def fewest() -> int:
+            """How many of 16 connections the worker has that has the fewer; 0 when only one has any."""
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(Client(port)) for _ in range(16)]
+                for client in clients:
+                    client.send(request("/who"))
+                counts = Counter(client.answer()[1] for client in clients)
+            return min(counts.values()) if len(counts) == 2 else 0
+
+        wait_until(lambda: fewest() >= 4, 20, "a quarter for each")  # once both are there

@@ -1,8 +1,10 @@
-"""A WSGI application for the batch worker's tests, served on a port that it prints; one worker, one thread.
+"""A WSGI application for the batch worker's tests, served on a port that it prints, with one thread a worker.
 
-python -m tests.support.batch_app
+python -m tests.support.batch_app WORKERS
 """
 
+import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,6 +29,8 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         steps = together()
         next(steps)
         return Later(steps, environ, start_response)
+    if path == "/who":
+        return plain(start_response, b"%d" % os.getpid())
     if path == "/unread":
         return plain(start_response, b"unread")
     length = len(environ["wsgi.input"].read())
@@ -70,4 +74,4 @@ if __name__ == "__main__":
     listener = wsgi.bind(LOOPBACK, 0)
     print(listener.getsockname()[1], flush=True)
     PatientWorker.patience = PATIENCE
-    wsgi.serve(lambda: app, listener, worker_class=BatchWorker, workers=1, threads=1, keepalive=15)
+    wsgi.serve(lambda: app, listener, worker_class=BatchWorker, workers=int(sys.argv[1]), threads=1, keepalive=15)
