@@ -5,6 +5,7 @@
 for a ``torn`` write, which does a part. A Graveyard that watched can make of the kill a power failure.
 """
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -43,10 +44,11 @@ class Machine:
         self._error = error
         self._dead = False
         self._real: dict[str, Any] = {}
+        self._files: dict[int, os.stat_result] = {}  # what it has opened, and not closed by os.close
         self._disk = disk
 
     def __enter__(self) -> Self:
-        for name in FUNCTIONS:
+        for name in (*FUNCTIONS, "close"):
             self._real[name] = getattr(os, name)
             setattr(os, name, getattr(self, f"_{name}"))
         return self
@@ -56,6 +58,11 @@ class Machine:
     ) -> None:
         for name, function in self._real.items():
             setattr(os, name, function)
+        if self._dead:  # the kernel closes what a process had open
+            for fd, status in self._files.items():
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.fstat(fd), status):
+                        os.close(fd)
 
     def step(self, name: str, file: int | Path = -1) -> None:
         """Count one thing that the process does; the machine may die or refuse right before it."""
@@ -71,13 +78,17 @@ class Machine:
             raise OSError(self._error, os.strerror(self._error))
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, **others: Any) -> int:
-        if not flags & os.O_CREAT:
-            return int(self._real["open"](path, flags, mode, **others))
-        self.step("create", Path(path))
+        if flags & os.O_CREAT:
+            self.step("create", Path(path))
         fd = int(self._real["open"](path, flags, mode, **others))
-        if self._disk:
+        self._files[fd] = os.fstat(fd)
+        if self._disk and flags & os.O_CREAT:
             self._disk.created(Path(path))
         return fd
+
+    def _close(self, fd: int) -> None:
+        self._files.pop(fd, None)
+        self._real["close"](fd)
 
     def _fchmod(self, fd: int, mode: int) -> None:
         self.step("fchmod", fd)
