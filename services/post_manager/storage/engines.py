@@ -76,6 +76,12 @@ def sqlite_engine(url: str, connections: int) -> Engine:
         pool_use_lifo=True,  # few connections have a full cache, not all of them in turn
         connect_args={"uri": True},  # so that ATTACH takes one (storage/damage.py)
     )
+    _listen(engine)
+    return engine
+
+
+def _listen(engine: Engine) -> None:
+    """Have connections to an SQLite file set up, transactions begun in their mode, and none left open."""
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -111,8 +117,6 @@ def sqlite_engine(url: str, connections: int) -> Engine:
             connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if mode == DURABLE else 'NORMAL'}")
             connection.info[MODE] = mode
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def server_engine(url: str, connections: int) -> Engine:
