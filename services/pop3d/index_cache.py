@@ -1,12 +1,24 @@
-"""Indexes lately used, in memory, so that a maildrop which is asked every minute is not even read for its index."""
+"""Indexes lately used, in memory, so that a maildrop which is asked every minute is not even read for its index.
 
+What the files say is believed only where nobody else can have written them.
+"""
+
+import os
+import random
+import stat
 from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
-from stubmail.mbox.snapshot import Signature
+from services.pop3d.checked import Damaged
+from stubmail.mbox.snapshot import Signature, signature
 
 MOST_OCTETS = 64 << 20
+SPOT_CHECKS = 3
+
+_random = random.SystemRandom()
 
 
 class Kept(Protocol):
@@ -16,8 +28,12 @@ class Kept(Protocol):
     def size(self) -> int:
         """About how many octets it takes."""
 
+    @classmethod
+    def from_wire(cls, data: bytes) -> Self:
+        """Return the index that ``data`` is. Raises Damaged."""
 
-K = TypeVar("K")
+
+K = TypeVar("K", bound=Kept)
 
 
 class IndexCache:
@@ -31,6 +47,21 @@ class IndexCache:
         self._octets = 0
         self._indexes: OrderedDict[str, tuple[Signature, Kept]] = OrderedDict()
         self._lock = Lock()
+
+    def load(self, path: Path, kind: type[K]) -> K | None:
+        """Return the index in a file of this user's, if there is one, of this kind and not damaged."""
+        with suppress(OSError, Damaged):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if not _is_ours(descriptor):
+                    return None
+                seen = signature(descriptor)
+                index = self.get(str(path), seen, kind)
+                if index is None:
+                    index = kind.from_wire(file.read())
+                    self.put(str(path), seen, index)
+                return index
+        return None
 
     def get(self, path: str, seen: Signature, kind: type[K]) -> K | None:
         """Return the index in the file that has this signature now, if it is known and of this kind."""
@@ -53,3 +84,17 @@ class IndexCache:
     def _forget(self, path: str) -> None:
         if known := self._indexes.pop(path, None):
             self._octets -= known[1].size
+
+
+def spots(count: int) -> set[int]:
+    """Choose which of ``count`` messages are compared with an index: the last one, and some others."""
+    return {count - 1, *_random.sample(range(count), min(count, SPOT_CHECKS - 1))} if count else set()
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Tell whether an open file was written by this user, and can be by no other.
+
+    In a directory where others may write, theirs would give messages the ids that they like.
+    """
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -1,13 +1,11 @@
 """Keeping the index of an mbox in a file beside it, and believing it only as far as it can be checked."""
 
 import os
-import random
-import stat
 from contextlib import suppress
 from pathlib import Path
 
-from services.pop3d.index_cache import IndexCache
-from services.pop3d.index_format import Record, RecordError
+from services.pop3d.index_cache import IndexCache, spots
+from services.pop3d.index_format import Record
 from services.pop3d.uidl import Memory, Twins, UidlError, pack, unpack
 from stubmail.mbox.scan import Index, content_hash
 from stubmail.mbox.snapshot import signature
@@ -17,10 +15,7 @@ SUFFIX = ".stub-index"
 ATTRIBUTE = "user.stubmail.uidl"  # a second place for the memory of twins: on the mbox itself, where that is possible
 ATTRIBUTE_SIZE = 2048  # octets; ext4 has 4 KB for all attributes of a file
 MEMORY_SIZE = 32_768  # octets
-SPOT_CHECKS = 3
 SPOT_SIZE = 65_536  # octets; a larger message is not compared at login, only at RETR
-
-_random = random.SystemRandom()
 
 
 class IndexFile:
@@ -36,18 +31,7 @@ class IndexFile:
 
     def load(self) -> Record | None:
         """Return what is there and undamaged, whether or not it fits the mbox of today."""
-        with suppress(OSError, RecordError):
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                if not is_ours(descriptor):
-                    return None
-                seen = signature(descriptor)
-                record = self._cache.get(str(self._path), seen, Record)
-                if record is None:
-                    record = Record.from_wire(file.read())
-                    self._cache.put(str(self._path), seen, record)
-                return record
-        return None
+        return self._cache.load(self._path, Record)
 
     def fits(self, record: Record) -> bool:
         """Tell whether the mbox is the one that was indexed, untouched since, as far as a quick look shows."""
@@ -87,20 +71,9 @@ class IndexFile:
         return pack(memory, MEMORY_SIZE)
 
 
-def is_ours(descriptor: int) -> bool:
-    """Tell whether an open file was written by this user, and can be by no other.
-
-    In a directory where others may write, theirs would give messages the ids that they like.
-    """
-    status = os.fstat(descriptor)
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
 def _spot_check(descriptor: int, index: Index) -> bool:
     """Compare the last message and some others with the file."""
-    count = len(index)
-    chosen = {count - 1, *_random.sample(range(count), min(count, SPOT_CHECKS - 1))} if count else set()
-    return all(_is_there(descriptor, index, at) for at in chosen)
+    return all(_is_there(descriptor, index, at) for at in spots(len(index)))
 
 
 def _is_there(descriptor: int, index: Index, at: int) -> bool:

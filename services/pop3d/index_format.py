@@ -12,20 +12,19 @@ All in this machine's byte order: another's has another magic.
 
 import struct
 import sys
-import zlib
 from dataclasses import dataclass, field
 
+from services.pop3d.checked import Damaged, seal, unseal
 from services.pop3d.uidl import HASH_SIZE, imported_hash, may_be_imported
 from stubmail.mbox.scan import DIGEST_SIZE, Index
 from stubmail.mbox.snapshot import Signature
 
 _MAGIC = b"stub-index 3 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
-_CHECKSUM = struct.Struct("=I")
 _HEAD = struct.Struct("=QQqqQQQQQ")
 _NUMBER = struct.Struct("=II")
 
 
-class RecordError(Exception):
+class RecordError(Damaged):
     """The octets are no index, or a damaged one."""
 
 
@@ -90,16 +89,12 @@ class Record:
                 self.memory,
             )
         )
-        return _MAGIC + _CHECKSUM.pack(zlib.crc32(body)) + body
+        return seal(_MAGIC, body)
 
     @classmethod
     def from_wire(cls, data: bytes) -> "Record":
         """Return the record that ``data`` is. Raises RecordError."""
-        body = memoryview(data)[len(_MAGIC) + _CHECKSUM.size :]
-        if not data.startswith(_MAGIC) or len(body) < _HEAD.size:
-            raise RecordError("the octets do not begin as an index does")
-        if _CHECKSUM.unpack_from(data, len(_MAGIC)) != (zlib.crc32(body),):
-            raise RecordError("the index is damaged")
+        body = unseal(_MAGIC, data, _HEAD.size, RecordError)
         *seen, settled, messages, numbers, uidls, memory = _HEAD.unpack_from(body)
         lengths = [8 * messages] * 4 + [DIGEST_SIZE * messages, _NUMBER.size * numbers, uidls, memory]
         if _HEAD.size + sum(lengths) != len(body):

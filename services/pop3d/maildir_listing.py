@@ -12,21 +12,20 @@ All in this machine's byte order: another's has another magic.
 import os
 import struct
 import sys
-import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from services.pop3d.checked import Damaged, seal, unseal
 from services.pop3d.maildir_names import unique_ids
 from stubmail.mbox.snapshot import Signature
 
 _MAGIC = b"stub-listing 1" + (b"l\n" if sys.byteorder == "little" else b"b\n")
-_CHECKSUM = struct.Struct("=I")
 _HEAD = struct.Struct("=QQqqQQQQQ")
 
 
-class ListingError(Exception):
+class ListingError(Damaged):
     """The octets are no listing, or a damaged one."""
 
 
@@ -75,16 +74,12 @@ class Listing:
         lengths = len(self.names), len(names), len(imported), len(gone)
         columns = (column.tobytes() for column in (self.sizes, self.times, self.octets))
         body = b"".join((_HEAD.pack(*self.seen, self.settled, *lengths), *columns, names, imported, gone))
-        return _MAGIC + _CHECKSUM.pack(zlib.crc32(body)) + body
+        return seal(_MAGIC, body)
 
     @classmethod
     def from_wire(cls, data: bytes) -> "Listing":
         """Return the listing that ``data`` is. Raises ListingError."""
-        body = memoryview(data)[len(_MAGIC) + _CHECKSUM.size :]
-        if not data.startswith(_MAGIC) or len(body) < _HEAD.size:
-            raise ListingError("the octets do not begin as a listing does")
-        if _CHECKSUM.unpack_from(data, len(_MAGIC)) != (zlib.crc32(body),):
-            raise ListingError("the listing is damaged")
+        body = unseal(_MAGIC, data, _HEAD.size, ListingError)
         inode, size, modified, changed, settled, count, *lengths = _HEAD.unpack_from(body)
         parts: list[bytes] = []
         at = _HEAD.size

@@ -6,16 +6,14 @@ has none for good.
 """
 
 import os
-import random
 import re
 import time
 from array import array
 from contextlib import suppress
 from pathlib import Path
 
-from services.pop3d.index_cache import IndexCache
-from services.pop3d.index_file import is_ours
-from services.pop3d.maildir_listing import Listing, ListingError
+from services.pop3d.index_cache import IndexCache, spots
+from services.pop3d.maildir_listing import Listing
 from services.pop3d.maildir_names import base_of, messages_in, order
 from stubmail.line_ends import LineEnds
 from stubmail.mbox.disk import closing
@@ -26,10 +24,8 @@ from stubmail.spool import write_durably
 NAME = ".pop3d-sizes"
 CHUNK = 262_144
 GONE = 1000  # unique-ids of messages that are no more, the latest
-SPOT_CHECKS = 3
 
 _OURS = re.compile(r"~[0-9a-f]{32}|-")  # ids that are made up for files whose names cannot be one; none
-_random = random.SystemRandom()
 
 
 class Sizes:
@@ -47,7 +43,7 @@ class Sizes:
 
     def listing(self) -> Listing:
         """Return what is in cur now. Raises OSError when it cannot be read."""
-        old = self._load()
+        old = self._cache.load(self._path, Listing)
         with closing(os.open(self._cur, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as cur:
             seen, now = signature(cur), time.time()
             if old is not None and old.settled and old.seen == seen and _spot_check(cur, old):
@@ -66,28 +62,11 @@ class Sizes:
         """Remove the file."""
         self._path.unlink(missing_ok=True)
 
-    def _load(self) -> Listing | None:
-        """Return what the file says, if there is one and it is not damaged."""
-        with suppress(OSError, ListingError):
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                if not is_ours(descriptor):
-                    return None
-                seen = signature(descriptor)
-                listing = self._cache.get(str(self._path), seen, Listing)
-                if listing is None:
-                    listing = Listing.from_wire(file.read())
-                    self._cache.put(str(self._path), seen, listing)
-                return listing
-        return None
-
 
 def _spot_check(cur: int, listing: Listing) -> bool:
     """Compare the last file and some others with what they looked like."""
-    count = len(listing.names)
-    chosen = {count - 1, *_random.sample(range(count), min(count, SPOT_CHECKS - 1))} if count else set()
     try:
-        return all(listing.is_as_it_was(at, _status(cur, listing.names[at])) for at in chosen)
+        return all(listing.is_as_it_was(at, _status(cur, listing.names[at])) for at in spots(len(listing.names)))
     except OSError:
         return False
 

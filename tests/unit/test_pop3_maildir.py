@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from services.pop3d import maildir_sizes
-from services.pop3d.index_cache import IndexCache
+from services.pop3d.index_cache import SPOT_CHECKS, IndexCache
 from services.pop3d.maildir import Maildir, MaildirLocation
 from services.pop3d.maildir_listing import Listing
-from services.pop3d.maildir_sizes import NAME, SPOT_CHECKS
+from services.pop3d.maildir_sizes import NAME
 from services.pop3d.maildrop import InUse
 from stubmail.errors import PermanentError, TemporaryError
 from tests.support.waiting import wait_until
