@@ -7,7 +7,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,9 +17,8 @@ from gunicorn.glogging import Logger
 
 from stubmail.listener import bind as bind  # here as well, for those who serve
 from stubmail.wsgi_drain import Draining, DrainingArbiter
+from stubmail.wsgi_later import WsgiApp as WsgiApp  # here as well
 from stubmail.wsgi_worker import PatientWorker
-
-WsgiApp = Callable[..., Iterable[bytes]]
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where workers' heartbeats cost no disk, read-only root or not
 

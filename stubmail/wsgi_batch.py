@@ -254,7 +254,8 @@ class BatchWorker(PatientWorker):
             if deadline > now:
                 break
             event(_log, "stalled", level=logging.WARNING, seconds=round(self.patience + now - deadline))
-            self._drop_partial(conn)
+            del self._partial[conn]
+            self._drop(conn)
 
     def _close_idle(self) -> bool:
         """Make room for others: who keeps silent goes first, then who has sent a part of a request for longest."""
@@ -262,11 +263,7 @@ class BatchWorker(PatientWorker):
             return True
         if not self._partial:
             return False
-        self._drop_partial(next(iter(self._partial)))
+        oldest = next(iter(self._partial))
+        del self._partial[oldest]
+        self._drop(oldest)
         return True
-
-    def _drop_partial(self, conn: TConn) -> None:
-        del self._partial[conn]
-        self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()

@@ -121,12 +121,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Make room for others: close the connection that has kept silent longest. False when none is silent."""
         for idle in (self.pending_conns, self.keepalived_conns):
             if idle:
-                conn = idle.popleft()
-                self.poller.unregister(conn.sock)
-                self.nr_conns -= 1
-                conn.close()
+                self._drop(idle.popleft())
                 return True
         return False
+
+    def _drop(self, conn: TConn) -> None:
+        """Close a connection that the poller watches."""
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         """Have a thread read what has come, unless the connection was closed since the poller saw that."""

@@ -16,7 +16,7 @@ from services.post_manager.http.upload import Upload
 from services.post_manager.policy import Accounts
 from services.post_manager.storage import mailbox, outbox, posts, sessions
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.posts import NewPost, Sender
+from services.post_manager.storage.posts import NewPost, Sender, Wanted
 from services.post_manager.storage.schema import STATE_NAMES, WITHDRAWN
 from stubmail import frames, request
 from stubmail.address import Address
@@ -121,8 +121,8 @@ class Operations:
             ]
             sender = Sender(admitted.fingerprint, admitted.address)
             now = int(self._clock())
-            nonce = admitted.nonce
-            outcomes = yield from posts.store_together(self._database, sender, new, received, account.terms, now, nonce)
+            everything = Wanted(sender, new, received, account.terms, now, admitted.nonce)
+            outcomes = yield from posts.store_together(self._database, everything)
         results: list[dict[str, Any]] = []
         for post, outcome in zip(new, outcomes, strict=True):
             if outcome is None:

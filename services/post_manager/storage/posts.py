@@ -24,20 +24,12 @@ def store(
     ``nonce`` is used up in the same transaction. Raises Replayed when it was used before, or StorageError; then none
     of them is stored that was not before.
     """
-    return finished(store_together(database, sender, new, bodies, terms, now, nonce))
+    return finished(store_together(database, Wanted(sender, new, bodies, terms, now, nonce)))
 
 
-def store_together(
-    database: Database,
-    sender: Sender,
-    new: Sequence[NewPost],
-    bodies: Sequence[Body],
-    terms: Terms,
-    now: int,
-    nonce: Nonce | None = None,
-) -> Steps[list[Verdict]]:
+def store_together(database: Database, wanted: Wanted) -> Steps[list[Verdict]]:
     """As ``store``, in two steps: what others bring before the second one is stored in the same transaction."""
-    job = database.begin(intake.store, Wanted(sender, new, bodies, terms, now, nonce))
+    job = database.begin(intake.store, wanted)
     yield
     verdicts = job.result()
     if verdicts is None:
@@ -45,4 +37,4 @@ def store_together(
     return verdicts
 
 
-__all__ = ["NewPost", "Refused", "Sender", "Terms", "store"]
+__all__ = ["NewPost", "Refused", "Sender", "Terms", "Wanted", "store", "store_together"]
