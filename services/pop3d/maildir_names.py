@@ -35,9 +35,9 @@ def unique_ids(names: Sequence[str], imported: Mapping[int, str]) -> list[str]:
     for index, name in enumerate(names):
         uid = imported.get(index, "")
         if not uid or uid in seen:
-            uid = base_of(name)
-            if not _UID.fullmatch(uid) or uid in bases:
-                uid = "~" + hashlib.blake2b(os.fsencode(name if uid in bases else uid), digest_size=16).hexdigest()
-            bases.add(uid)
+            uid = base = base_of(name)
+            if not _UID.fullmatch(base) or base in bases:
+                uid = "~" + hashlib.blake2b(os.fsencode(name if base in bases else base), digest_size=16).hexdigest()
+            bases |= {base, uid}
         uids.append(uid)
     return uids

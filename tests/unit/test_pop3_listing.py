@@ -4,7 +4,7 @@ import dataclasses
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.pop3d.maildir_listing import Listing, ListingError
@@ -38,6 +38,7 @@ def test_a_listing_survives_the_file() -> None:
 
 
 @given(names.map(lambda some: [name for name in some if surrogates_escape(name)]))
+@example([":", ":0"])  # the same name but for flags, and no id
 def test_any_names_survive(some: list[str]) -> None:
     numbers = array("Q", range(len(some)))
     listing = dataclasses.replace(
