@@ -6,6 +6,7 @@ import signal
 import socket
 from pathlib import Path
 
+from tests.support.metrics import numbers_of
 from tests.support.pop3d import Client, Pop3d, serving
 from tests.support.waiting import wait_until
 
@@ -27,12 +28,12 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def metrics(port: int) -> dict[str, float]:
-    """What /metrics says, by name with labels; also that each one is explained."""
+    """What /metrics says; also that each one is explained."""
     status, text = get(port, "/metrics")
     assert status == 200
     lines = text.splitlines()
     assert sum(line.startswith("# HELP") for line in lines) == sum(line.startswith("# TYPE") for line in lines)
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    return numbers_of(text)
 
 
 def test_sessions_are_counted_and_told_in_a_line_each(tmp_path: Path) -> None:

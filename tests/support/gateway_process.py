@@ -14,6 +14,7 @@ from pathlib import Path
 from stubmail.address import Address
 from stubmail.queue import Queue
 from tests.support.gateway import MESSAGE, Client
+from tests.support.metrics import numbers_of
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ class Gateway:
 
     def metric(self, name: str) -> float:
         """The value of a metric, as Prometheus would see it."""
-        return float(re.findall(rf"^{re.escape(name)} (\S+)$", self.page("/metrics")[1], re.MULTILINE)[0])
+        return numbers_of(self.page("/metrics")[1])[name]
 
     def submit(self, *recipients: Address, message: bytes = MESSAGE) -> str:
         with Client(("127.0.0.1", self.port())) as client:

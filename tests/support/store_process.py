@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stubmail.datagram import Unknown, Waiting, answer_from_wire, check_to_wire
+from tests.support.metrics import numbers_of
 from tests.support.ports import LOOPBACK
 from tests.support.store import BOUNDARY, HOST, URL, Person, Talker
 from tests.support.waiting import wait_until
@@ -155,9 +156,8 @@ class StoreProcess:
             return Response(answer.status, answer.headers, answer.read())
 
     def metrics(self) -> dict[str, float]:
-        """What /metrics says, by name with labels; a large number has an exponent there."""
-        lines = self.ask_admin("/metrics").data.decode().splitlines()
-        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+        """What /metrics says."""
+        return numbers_of(self.ask_admin("/metrics").data.decode())
 
     def request(self, method: str, url: str, body: bytes | None = None, **headers: str) -> Response:
         """One HTTP request on a connection of its own."""

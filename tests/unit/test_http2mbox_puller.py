@@ -380,22 +380,30 @@ def people(count: int) -> list[Certificate]:
     return [certificate(Address("p", f"d{at}.example"), f"{at:040X}") for at in range(count)]
 
 
+class Hanging(FakeStore):
+    """A store that says nothing until it is released."""
+
+    def __init__(self, released: threading.Event) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self._released = released
+
+    def list(self, senders: Iterable[str], after: int = 0, limit: int = 1000) -> Listing:
+        self.asked.set()
+        assert self._released.wait(20)
+        return super().list(senders, after, limit)
+
+
 def test_a_store_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(1)])
-    hanging, released = threading.Event(), threading.Event()
-
-    class Hanging(FakeStore):
-        def list(self, senders, after=0, limit=1000):
-            hanging.set()
-            assert released.wait(20)
-            return super().list(senders, after, limit)
-
+    released = threading.Event()
+    hanging = Hanging(released)
     rig.world.add("d0.example")
-    rig.world.stores["post.d0.example"] = Hanging()
+    rig.world.stores["post.d0.example"] = hanging
 
     async def run():
         rig.puller.start_round()
-        while not hanging.is_set() or rig.store.calls.count("list") < 1:
+        while not hanging.asked.is_set() or rig.store.calls.count("list") < 1:
             await asyncio.sleep(0.001)
         for number in range(3):  # rounds go on for alice while d0.example's store says nothing
             rig.store.put_message(number)
@@ -413,19 +421,13 @@ def test_a_store_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
 def test_stores_that_hang_keep_no_idle_domain_from_being_checked(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(8)])
     released = threading.Event()
-
-    class Hanging(FakeStore):
-        def list(self, senders: Iterable[str], after: int = 0, limit: int = 1000) -> Listing:
-            assert released.wait(20)
-            return super().list(senders, after, limit)
-
     for at in range(8):
         rig.world.domains[f"d{at}.example"] = None
     rig.round()
     rig.world.answers[ALPHA.host] = Waiting(0, 0)
     for at in range(8):  # more than there are workers
         rig.world.add(f"d{at}.example")
-        rig.world.stores[f"post.d{at}.example"] = Hanging()
+        rig.world.stores[f"post.d{at}.example"] = Hanging(released)
 
     async def run() -> None:
         rig.puller.forgive()
@@ -446,15 +448,9 @@ def test_stores_that_hang_keep_no_idle_domain_from_being_checked(tmp_path: Path)
 def test_more_stores_that_hang_than_workers_delay_no_mail(tmp_path: Path) -> None:
     rig = Rig(tmp_path, certificates=[certificate(ALICE, ALICE_KEY), *people(12)])
     released = threading.Event()
-
-    class Hanging(FakeStore):
-        def list(self, senders: Iterable[str], after: int = 0, limit: int = 1000) -> Listing:
-            assert released.wait(20)
-            return super().list(senders, after, limit)
-
     for at in range(12):
         rig.world.add(f"d{at}.example")
-        rig.world.stores[f"post.d{at}.example"] = Hanging()
+        rig.world.stores[f"post.d{at}.example"] = Hanging(released)
 
     async def run() -> None:
         rig.puller.start_round()
