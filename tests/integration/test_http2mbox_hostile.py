@@ -152,7 +152,7 @@ class Rig:
         content = people.seal(DAVE, people.dave, post_id)
         self.honest.put(post_id, content, sender=people.dave.fingerprint, address=DAVE)
         self.resolver = Resolver(("127.0.0.1", 9), allow_private=True)
-        self.http = HttpClient(self.resolver, timeout=5.0)
+        self.http = HttpClient(self.resolver, timeout=30.0)
         self.port = store.server_port
 
     def discover(self, domain: str) -> StubDomain:

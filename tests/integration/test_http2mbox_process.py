@@ -256,7 +256,7 @@ def test_a_daemon_tells_whether_it_is_ready_and_what_it_has_done(puller: Puller)
     where = next(line for line in config.read_text().splitlines() if line.startswith("admin_listen")).split('"')[1]
 
     def page(path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(where, timeout=5)
+        connection = http.client.HTTPConnection(where, timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

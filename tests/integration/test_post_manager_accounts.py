@@ -76,7 +76,7 @@ def test_both_processes_count_into_the_same_metrics(store: StoreProcess) -> None
     def counted() -> bool:
         return 'stubmail_store_checks_total{outcome="answered"} 1.0\n' in store.ask_admin("/metrics").data.decode()
 
-    wait_until(counted, 10, "the notifier's counter")
+    wait_until(counted, 30, "the notifier's counter")
     store.stop()
     store.start()
     assert counted()

@@ -91,9 +91,9 @@ def test_uploads_and_fetches_in_flight_are_completed(tmp_path: Path) -> None:
         getting = fetch(store, bob, large_id)
         storing, new_id = upload(store, alice)
         store.signal(signal.SIGTERM)
-        wait_until(lambda: draining(store), 10, "/readyz that says so")
+        wait_until(lambda: draining(store), 30, "/readyz that says so")
         assert store.ask_admin("/livez").status_code == 200
-        wait_until(lambda: refused(store), 10, "an end of new connections")
+        wait_until(lambda: refused(store), 30, "an end of new connections")
         storing.send_rest()
         status, body = storing.answer()
         assert (status, json.loads(body)["results"][0]["state"]) == (200, "stored")
@@ -110,7 +110,7 @@ def test_load_balancers_get_time_to_notice(tmp_path: Path) -> None:
     with store_process(tmp_path, [ALICE], drain_notice_seconds=3600) as store:
         bob = store.talker(BOB)
         store.signal(signal.SIGTERM)
-        wait_until(lambda: draining(store), 10, "/readyz that says so")
+        wait_until(lambda: draining(store), 30, "/readyz that says so")
         assert bob.waiting(ALICE)["posts"] == []
         assert "stubmail_store_draining 1.0\n" in store.ask_admin("/metrics").data.decode()
         assert store.stop() == 0  # a second SIGTERM: nobody waits for an hour
@@ -130,7 +130,7 @@ def test_a_second_sigterm_breaks_off_what_is_in_flight(tmp_path: Path) -> None:
     with store_process(tmp_path, [ALICE], drain_seconds=3600, timeout_seconds=3600) as store:
         storing, _ = upload(store, store.talker(ALICE))
         store.signal(signal.SIGTERM)
-        wait_until(lambda: draining(store), 10, "/readyz that says so")
+        wait_until(lambda: draining(store), 30, "/readyz that says so")
         assert store.stop() == 0
         storing.client.close()
         assert "supervisor warning - killed names=http" in store.text()
@@ -159,5 +159,5 @@ def test_sighup_is_no_end(tmp_path: Path) -> None:
                 return name in store.ask_admin("/metrics").data.decode()
             return False
 
-        wait_until(goes_on, 10, "the numbers, from other workers")
+        wait_until(goes_on, 30, "the numbers, from other workers")
         assert store.stop() == 0

@@ -298,7 +298,7 @@ def test_answers_come_from_the_address_that_was_asked(tmp_path: Path) -> None:
                     assert client.recv(CHECK_SIZE) == unknown_to_wire(nonce)
         finally:
             notifier.terminate()
-        assert notifier.wait(10) == 0
+        assert notifier.wait(30) == 0
 
 
 @pytest.mark.postgresql

@@ -111,7 +111,7 @@ def test_the_name_server_reads_its_zone_again_and_ends(tmp_path: Path) -> None:
             resolver.flush()
             assert resolver.addresses("post.alpha.example") == [expected]
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Client:
     def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None, window: int = 0) -> None:
         """``window``: how many octets may wait to be read, 0 for as many as usual."""
         self._socket = socket.socket()
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
         if window:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         self._socket.connect(address)
@@ -219,7 +219,7 @@ def gateway(
 
     thread = threading.Thread(target=lambda: uvloop.run(serve()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     try:
         yield found[0]
     finally:

@@ -82,7 +82,7 @@ class Gateway:
     def page(self, path: str) -> tuple[int, str]:
         """Ask the admin listener; 0 when a process that was being asked died."""
         port = int(wait_until(lambda: ADMIN.findall(self.text()), 30)[-1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

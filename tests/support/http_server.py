@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tests.support.ports import LOOPBACK
 
-PATIENCE = 10.0  # seconds; only a broken test waits that long
+PATIENCE = 30.0  # seconds; only a broken test waits that long
 
 
 @dataclass(frozen=True)

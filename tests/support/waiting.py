@@ -9,7 +9,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.005
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = "the condition") -> T:
     """Return the first true value of ``condition``; AssertionError when there was none within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -18,7 +18,7 @@ def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = "t
     return value
 
 
-async def eventually(condition: Callable[[], T], seconds: float = 10.0, what: str = "the condition") -> T:
+async def eventually(condition: Callable[[], T], seconds: float = 30.0, what: str = "the condition") -> T:
     """As wait_until, while the event loop goes on."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -33,7 +33,7 @@ def port(pages: Pages) -> Iterator[int]:
 
 def ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send a request; return status, header and body of the answer, which must be the last on its connection."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(request)
         data = b""
         while piece := client.recv(65_536):
@@ -93,7 +93,7 @@ def test_a_page_that_hangs_holds_up_no_other_and_no_thread_for_each_client(
 
     def hanging() -> Answer:
         calls.append(1)
-        go_on.wait(10)
+        go_on.wait(30)
         return Answer(200, b"late")
 
     pages["/readyz"] = hanging
@@ -118,7 +118,7 @@ def test_a_page_that_fails_is_a_500_and_the_next_one_is_tried(port: int, pages: 
 
 
 def test_a_header_without_end_is_cut_off(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client, contextlib.suppress(ConnectionError):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client, contextlib.suppress(ConnectionError):
         client.sendall(b"x" * 100_000)
         assert client.recv(100) == b""
     assert get(port, "/livez")[0] == 200
@@ -128,7 +128,7 @@ def test_slow_clients_are_disconnected_and_many_are_turned_away(port: int, monke
     monkeypatch.setattr(admin, "REQUEST_SECONDS", 0.3)
     with contextlib.ExitStack() as stack:
         clients = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
             for _ in range(admin.MAX_CONNECTIONS * 2)
         ]
         for client in clients:
@@ -156,7 +156,7 @@ def test_stopping_ends_connections_too_after_a_while(pages: Pages) -> None:
 
     def hanging() -> Answer:
         asked.set()
-        go_on.wait(10)
+        go_on.wait(30)
         return Answer(200, b"")
 
     pages["/metrics"] = hanging
@@ -164,9 +164,9 @@ def test_stopping_ends_connections_too_after_a_while(pages: Pages) -> None:
         server = Admin(listener, pages)
         server.start()
         port = int(listener.getsockname()[1])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            assert asked.wait(10)
+            assert asked.wait(30)
             server.stop()
             go_on.set()
             with contextlib.suppress(ConnectionResetError):

@@ -20,7 +20,7 @@ class Jobs:
 
     def wait(self, number: int) -> int:
         self.running.append(number)
-        assert self.released.wait(10)
+        assert self.released.wait(30)
         return number
 
 

@@ -208,7 +208,7 @@ def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
     with scripted(once, answering(b"again")) as server:
         with http.get(HOST, server.port, "/") as answer:
             answer.read(100)
-        assert closed.wait(10)
+        assert closed.wait(30)
         with http.get(HOST, server.port, "/") as answer:
             assert answer.read(100) == b"again"
 
@@ -226,7 +226,7 @@ def test_threads_do_not_share_connections() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(30)
     assert bodies == [b"hello"] * 3
     assert server.connections == 3
 
@@ -271,7 +271,7 @@ def test_a_peer_that_takes_no_body_is_no_lost_connection(monkeypatch: pytest.Mon
     done = threading.Event()
 
     def deaf(_: Connection) -> None:
-        done.wait(10)
+        done.wait(30)
 
     with scripted(deaf) as server:
         with pytest.raises(TemporaryError) as caught:
@@ -402,7 +402,7 @@ def test_pieces_come_as_they_arrive() -> None:
 
     def halves(connection: Connection) -> None:
         raw(HEAD + b"Content-Length: 10\r\n\r\n", b"first")(connection)
-        assert read.wait(10)
+        assert read.wait(30)
         connection.send(b"other")
 
     with scripted(halves) as server, client().get(HOST, server.port, "/") as answer:

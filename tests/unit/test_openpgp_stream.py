@@ -176,7 +176,7 @@ def test_two_streams_go_on_one_after_the_other(alice: Identity, bob: UnlockedIde
     thread = threading.Thread(target=lambda: second.extend(outcomes(bob, messages)))
     thread.start()
     assert [outcome(result) for result in first] == [b"%d" % number for number in range(1, 30)]
-    thread.join(10)
+    thread.join(30)
     assert second == [b"%d" % number for number in range(30)]
 
 

@@ -43,6 +43,16 @@ def content(maildrop: Maildir, number: int) -> bytes:
     return b"".join(maildrop.content(number))
 
 
+def settle(path: Path) -> None:
+    """Log in until the directory's times are old enough to be relied on."""
+
+    def is_settled() -> bool:
+        look(path)
+        return Listing.from_wire((path / NAME).read_bytes()).settled
+
+    wait_until(is_settled)
+
+
 def test_new_mail_moves_to_cur_and_flags_stay(path: Path) -> None:
     put(path, "new", "1700000002.b.host")
     put(path, "cur", "1700000001.a.host:2,S")
@@ -89,6 +99,42 @@ def test_neighbours_end_before_the_first_that_is_not_as_it_was(path: Path) -> No
     maildrop.close()
 
 
+def test_files_are_looked_at_one_by_one_only_when_the_directory_has_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 5):
+        put(path, "cur", f"{number}.x:2,", b"%d\n" % number)
+    settle(path)
+    maildrop = MaildirLocation(path).open()
+    files: list[int] = []
+    is_as_it_was = Listing.is_as_it_was
+    monkeypatch.setattr(Listing, "is_as_it_was", lambda *args: files.append(args[1] + 1) or is_as_it_was(*args))
+    assert maildrop.several(1, 4) == [b"1\r\n", b"2\r\n", b"3\r\n", b"4\r\n"]
+    assert files == []
+    (path / "cur" / "2.x:2,").rename(path / "cur" / "2.x:2,S")
+    put(path, "tmp", "another", b"x\n")
+    (path / "tmp" / "another").rename(path / "cur" / "4.x:2,")
+    for _ in range(2):
+        assert maildrop.several(1, 4) == [b"1\r\n", b"2\r\n", b"3\r\n"], "another file in the place of one"
+        assert files == [1, 2, 3, 4]
+        files.clear()
+    maildrop.close()
+
+
+@pytest.mark.parametrize("text", [b"", b"3", b"3\n4\n"])
+def test_a_file_that_was_written_to_in_its_place_is_not_among_neighbours(path: Path, text: bytes) -> None:
+    for number in range(1, 5):
+        put(path, "cur", f"{number}.x:2,", b"%d\n" % number)
+    settle(path)
+    maildrop = MaildirLocation(path).open()
+    put(path, "cur", "3.x:2,", text)
+    assert maildrop.several(1, 4) == [b"1\r\n", b"2\r\n"]
+    assert maildrop.several(3, 2) == []
+    with pytest.raises(TemporaryError):
+        content(maildrop, 3)
+    maildrop.close()
+
+
 def test_from_lines_are_content_here(path: Path) -> None:
     put(path, "new", "1.x", b"\n>From x\n")
     maildrop = MaildirLocation(path).open()
@@ -116,16 +162,6 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(maildir_sizes, "_status", counting)
     return names
-
-
-def settle(path: Path) -> None:
-    """Log in until the directory's times are old enough to be relied on."""
-
-    def is_settled() -> bool:
-        look(path)
-        return Listing.from_wire((path / NAME).read_bytes()).settled
-
-    wait_until(is_settled)
 
 
 @pytest.mark.parametrize("cache", [IndexCache(), None], ids=["memory", "file"])

@@ -47,7 +47,7 @@ class Ledger:
     def first(self, connection: Any) -> str:
         """Work that takes so long that everybody else arrives meanwhile."""
         self.first_has_begun.set()
-        assert self.go.wait(10)
+        assert self.go.wait(30)
         return self.note("first")(connection)
 
     def note(self, name: str, error: Exception | None = None) -> Callable[[Any], str]:
@@ -63,7 +63,7 @@ class Ledger:
         """Run ``others`` in threads that all arrive while ``first`` is at work."""
         with ThreadPoolExecutor(len(others) + 1) as pool:
             futures = [pool.submit(self.group.run, self.each, self.first)]
-            assert self.first_has_begun.wait(10)
+            assert self.first_has_begun.wait(30)
             for number, work in enumerate(others):
                 do = self.other if isinstance(work, str) else self.each
                 futures.append(pool.submit(self.group.run, do, work))

@@ -55,7 +55,7 @@ def courier_at_work(queue: Queue) -> Iterator[Outside]:
 
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     try:
         yield world
     finally:

@@ -102,7 +102,7 @@ def test_each_thread_has_its_own(server: FakeSmarthost, connections: Connections
     together = Barrier(3)
 
     def work() -> State:
-        together.wait(10)
+        together.wait(30)
         return send(connections)
 
     with ThreadPoolExecutor(3) as threads:

@@ -364,7 +364,7 @@ def test_messages_that_come_while_the_store_works_go_together(make: Make) -> Non
     store = world.store.store
 
     def slow(posts: Sequence[object]) -> object:
-        assert release.wait(10)
+        assert release.wait(30)
         return store(posts)  # type: ignore[arg-type]
 
     world.store.store = slow  # type: ignore[method-assign,assignment]

@@ -25,7 +25,7 @@ class SlowQueue(Queue):
         self.failure: OSError | None = None
 
     def accept(self, name: str, records: Iterable[bytes]) -> None:
-        assert self.allowed.wait(10)
+        assert self.allowed.wait(30)
         if self.failure:
             raise self.failure
         super().accept(name, records)

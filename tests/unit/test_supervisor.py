@@ -278,7 +278,7 @@ def test_the_end_is_orderly(process: "subprocess.Popen[str]", number: signal.Sig
     process.send_signal(signal.SIGHUP)
     assert process.stdout.readline() == "again\n"
     process.send_signal(number)
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
     assert gone(pid)
 
 
