@@ -13,6 +13,7 @@ from services.pop3d.maildir_sizes import Sizes
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.line_ends import LineEnds, whole
 from stubmail.mbox.disk import closing
+from stubmail.mbox.snapshot import signature
 from stubmail.spool import sync_directory
 
 CHUNK = 65_536
@@ -63,7 +64,7 @@ class MaildirLocation:
 class Maildir:
     """An open Maildir; see services.pop3d.maildrop.Maildrop."""
 
-    __slots__ = ("_cache", "_changed", "_listing", "_lock", "_path", "_uids")
+    __slots__ = ("_as_listed", "_cache", "_changed", "_listing", "_lock", "_path", "_uids")
 
     def __init__(self, path: Path, lock: SessionLock, cache: IndexCache | None) -> None:
         self._path = str(path)
@@ -74,6 +75,7 @@ class Maildir:
                 _move(path / "new" / name, path / "cur" / (name if ":" in name else f"{name}:2,"))
         self._listing = Sizes(path, cache).listing()
         self._uids = self._listing.uids
+        self._as_listed = self._listing.settled  # as far as is known
         self._changed = False
 
     @property
@@ -97,20 +99,28 @@ class Maildir:
             yield line_ends.finish()
 
     def several(self, first: int, count: int) -> list[bytes]:
-        """Each is a file of its own; what is saved is the way to the directory, and care for what is large."""
-        listing, found = self._listing, list[bytes]()
+        """Each is a file of its own; what is saved is the way to the directory, and care for what is large.
+
+        Nor is each file looked at while the directory is as it was listed: no file was put in another's place then, and
+        one of the same length that was written to is sent as it is now.
+        """
+        listing, every = self._listing, slice(first - 1, first - 1 + count)
         with closing(os.open(self._cur, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as cur:
-            for at in range(first - 1, min(first - 1 + count, len(listing.names))):
-                try:
-                    file = self._open(at + 1, cur)
-                except (OSError, TemporaryError):
-                    break
-                try:
-                    message = os.pread(file, listing.sizes[at], 0)
-                    if not self._is_as_it_was(at + 1, file):
+            if self._as_listed:
+                found = _read(cur, listing.names[every], listing.sizes[every])
+                self._as_listed = signature(cur) == listing.seen  # until here
+                if self._as_listed:
+                    return found
+            return self._read_with_care(cur, first, len(listing.names[every]))
+
+    def _read_with_care(self, cur: int, first: int, count: int) -> list[bytes]:
+        found: list[bytes] = []
+        with suppress(OSError, TemporaryError):
+            for number in range(first, first + count):
+                with closing(self._open(number, cur)) as file:
+                    message = os.pread(file, self._listing.sizes[number - 1], 0)
+                    if not self._is_as_it_was(number, file):
                         break
-                finally:
-                    os.close(file)
                 found.append(whole(message))
         return found
 
@@ -174,6 +184,22 @@ class Maildir:
     def _names_now(self) -> dict[str, str]:
         """Return the file names of today by name without flags."""
         return {base_of(name): name for name in messages_in(self._cur)}
+
+
+def _read(cur: int, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
+    """Return the messages in these files of the directory ``cur``, up to the first that is not of its size."""
+    found: list[bytes] = []
+    with suppress(OSError):
+        for name, size in zip(names, sizes, strict=True):
+            file = os.open(name, _FLAGS, dir_fd=cur)
+            try:
+                content = os.read(file, size + 1)
+            finally:
+                os.close(file)
+            if len(content) != size:
+                break
+            found.append(whole(content))
+    return found
 
 
 def _move(source: Path, target: Path) -> None:
