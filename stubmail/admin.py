@@ -23,6 +23,7 @@ MAX_CONNECTIONS = 16
 REQUEST_SECONDS = 5.0  # for the request to come, and again for the answer to be taken
 PAGE_SECONDS = 4.0  # for a page to be made
 STOP_SECONDS = 1.0  # for connections that are there when it ends
+SETTLE_SECONDS = 0.02  # until one that was just let in counts among them
 JSON = "application/json"
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
@@ -104,6 +105,8 @@ class Admin:
         listener.setblocking(False)
         server = await asyncio.start_server(self._connected, sock=listener, limit=MAX_HEADER)
         await self._stopped.wait()
+        asyncio.get_running_loop().remove_reader(listener)
+        await asyncio.sleep(SETTLE_SECONDS)  # a server that is closed drops what it has let in and not yet begun with
         server.close()
         with contextlib.suppress(TimeoutError):  # who has asked just now gets an answer
             async with asyncio.timeout(STOP_SECONDS):

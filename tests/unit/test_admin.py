@@ -171,3 +171,24 @@ def test_stopping_ends_connections_too_after_a_while(pages: Pages) -> None:
             go_on.set()
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(100) == b""
+
+
+def test_who_was_let_in_a_moment_before_it_stops_is_answered(pages: Pages) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        go_on.wait(30)
+
+    with wsgi.bind("127.0.0.1", 0) as listener:
+        server = Admin(listener, pages)
+        server.start()
+        assert get(listener.getsockname()[1], "/livez")[0] == 200
+        server._loop.call_soon_threadsafe(hold)
+        assert busy.wait(30)
+        with socket.create_connection(listener.getsockname(), timeout=30) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            server._loop.call_soon_threadsafe(server._stopped.set)  # it finds both at the same time
+            go_on.set()
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        server.stop()
