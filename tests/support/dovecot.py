@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stubmail.testing.ports import free_ports
 from tests.support.gpg import need
 from tests.support.pop3d import CERT, KEY
-from tests.support.ports import LOOPBACK, free_port
+from tests.support.ports import LOOPBACK
 from tests.support.waiting import wait_until
 
 USER, PASSWORD = "bob", "open sesame"
@@ -137,7 +138,7 @@ def _configure(directory: Path, mechanisms: str) -> tuple[int, int]:
     assert match is not None, version
     newer = (int(match[1]), int(match[2])) >= (2, 4)
     (directory / "passwd").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
-    port, tls_port = free_port(), free_port()
+    port, tls_port = free_ports(2)
     text = (_CONFIG_2_4 if newer else _CONFIG_2_3) + _COMMON
     (directory / "dovecot.conf").write_text(
         text.format(
