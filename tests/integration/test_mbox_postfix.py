@@ -17,6 +17,7 @@ from stubmail.mbox import Mbox
 from tests.conftest import ROOT
 from tests.support.mailbox_writers import message, name_of
 from tests.support.postfix import Postfix, postfix
+from tests.support.waiting import wait_until
 
 USER = "nobody"
 DOMAIN = "mx.alpha.example"
@@ -57,11 +58,20 @@ def test_postfix_and_the_puller_deliver_into_one_file(place: Path, legacy: Postf
     mailbox.touch(mode=0o600)
     shutil.chown(mailbox, USER)
     command = [sys.executable, "-m", "tests.support.mailbox_writers", "deliver", str(mailbox), "p", str(EACH)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as puller:
-        with smtplib.SMTP("127.0.0.1", legacy.port, timeout=20) as client:
-            for number in range(EACH):
+    with smtplib.SMTP("127.0.0.1", legacy.port, timeout=60) as client:
+
+        def send(numbers: range) -> None:
+            for number in numbers:
                 client.sendmail("a@a.example", [f"{USER}@{DOMAIN}"], message(f"x{number}"))
-        puller.communicate(timeout=60)
+
+        send(range(1))
+        wait_until(lambda: mailbox.stat().st_size, what="Postfix's first delivery")
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as puller:
+            assert puller.stdout is not None
+            send(range(1, EACH - 1))
+            assert puller.stdout.readline(), "the puller delivers before the last message of Postfix comes"
+            send(range(EACH - 1, EACH))
+            puller.communicate(timeout=60)
         assert puller.returncode == 0
     deadline = time.monotonic() + 60
     while "Mail queue is empty" not in legacy.queue():
