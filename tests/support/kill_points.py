@@ -5,6 +5,7 @@ contains NEEDLE), ``before`` or ``after`` (the commit of a transaction that made
 times that is let pass. The worker process reads it at each step.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -75,7 +76,8 @@ def _kill_all() -> None:
     root = int(stat.rpartition(")")[2].split()[1])
     for pid in descendants(root):
         if pid != os.getpid():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # none outlives its parent for long
+                os.kill(pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
