@@ -51,7 +51,12 @@ class Pop3d:
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.port, self.tls_port = self._port("tls=False"), self._port("tls=True")
+        try:
+            self.port, self.tls_port = self._port("tls=False"), self._port("tls=True")
+        except AssertionError as error:
+            self.process.kill()
+            self.wait()
+            raise AssertionError("\n".join(self.lines)) from error
         return self
 
     def __exit__(

@@ -22,6 +22,7 @@ from tests.support.store import BOUNDARY, HOST, URL, Person, Talker
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+START = 60.0  # seconds that it may take on the busiest machine
 _HTTP = re.compile(r"post_manager info - listening address=127\.0\.0\.1:(\d+) host=")
 _ADMIN = re.compile(r"post_manager\.admin info - listening address=127\.0\.0\.1:(\d+)")
 _UDP = re.compile(r"post_manager\.udp info - listening address=127\.0\.0\.1:(\d+)")
@@ -89,12 +90,15 @@ class StoreProcess:
         already = len(self.text())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command(), cwd=REPOSITORY, stdout=log, stderr=log)
-        logged = (_HTTP, _ADMIN, _UDP)
-        wait_until(lambda: all(line.search(self.text(), already) for line in logged), 30, self.text())
+        wait_until(lambda: self._listens(already), START, "its start")
         self.http = int(_HTTP.findall(self.text())[-1])
         self.admin = int(_ADMIN.findall(self.text())[-1])
         self.udp = int(_UDP.findall(self.text())[-1])
-        wait_until(self.ready if ready else self.answers, 30, "readiness")
+        wait_until(self.ready if ready else self.answers, START, "readiness")
+
+    def _listens(self, already: int) -> bool:
+        assert self._process is not None and self._process.poll() is None, self.text()
+        return all(line.search(self.text(), already) for line in (_HTTP, _ADMIN, _UDP))
 
     def answers(self) -> bool:
         """Whether it answers HTTP, whatever it says."""
