@@ -295,6 +295,7 @@ def test_no_more_file_descriptors_is_a_trouble_that_passes(tmp_path: Path) -> No
                 with contextlib.suppress(OSError):
                     client.sendall(head("Content-Length: 0")[:20])
             wait_until(lambda: most_open(store) >= 50, 20, "many open files")
+        wait_until(lambda: most_open(store) < 50, 20, "the end of the connections")
         post_id, _ = alice.keep(BOB, os.urandom(3_000_000))
         assert alice.withdraw(post_id) == ["withdrawn"]
         assert store.stop() == 0
