@@ -174,7 +174,7 @@ def test_plain_http_1_0_gets_a_length_and_no_chunks(server: Running, alice: str)
 
 
 def test_clients_that_stall_do_not_hold_the_only_thread(tmp_path: Path) -> None:
-    program = "from stubmail import wsgi_worker; wsgi_worker.PatientWorker.patience = 0.3; "
+    program = "from stubmail import wsgi_worker; wsgi_worker.PatientWorker.patience = 1.0; "
     program += "from services.keyserver.__main__ import main; main()"
     with running(tmp_path, [sys.executable, "-c", program], STUBMAIL_KEYSERVER_THREADS="1") as server:
         address = ("127.0.0.1", server.port)

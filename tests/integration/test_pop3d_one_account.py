@@ -139,7 +139,7 @@ def test_ten_minutes_without_a_command_end_a_session_and_remove_nothing(
     tmp_path: Path, auth: Path, maildir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Pop3d(auth_file=auth, maildir=maildir).idle_seconds == 600
-    monkeypatch.setitem(SETTINGS, "STUBMAIL_POP3D_IDLE_SECONDS", "0.5")
+    monkeypatch.setitem(SETTINGS, "STUBMAIL_POP3D_IDLE_SECONDS", "1.5")
     with serving(tmp_path, "-a", auth, "-d", maildir, "-p", "0") as server, Client(server.port) as client:
         assert apop(client).startswith(b"+OK")
         assert client.ask(b"DELE 1").startswith(b"+OK")

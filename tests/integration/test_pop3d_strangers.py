@@ -68,7 +68,7 @@ def test_a_trickle_of_octets_does_not_put_off_the_login_deadline(tmp_path: Path)
 
 
 def test_an_idle_session_ends_without_a_word_or_a_deletion_and_frees_the_maildrop(tmp_path: Path) -> None:
-    with serving(tmp_path, "idle_seconds = 0.3", ONE) as (server, path), Client(server.port) as client:
+    with serving(tmp_path, "idle_seconds = 1.0", ONE) as (server, path), Client(server.port) as client:
         client.log_in()
         assert client.ask(b"DELE 1").startswith(b"+OK")
         assert client.rest() == b""  # RFC 1939 §3
@@ -90,11 +90,11 @@ def test_a_client_that_takes_nothing_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_slow_client_that_takes_something_is_served(tmp_path: Path) -> None:
     stored = (b"x" * 76 + b"\n") * 30_000
-    patience = "write_seconds = 0.5\nidle_seconds = 0.5"
+    patience = "write_seconds = 1.0\nidle_seconds = 1.0"
     with serving(tmp_path, patience, stored) as (server, _), Client(server.port, receive_buffer=8192) as client:
         client.log_in()
         client.send(b"RETR 1\r\nQUIT\r\n")
-        received, end = 0, time.monotonic() + 2
+        received, end = 0, time.monotonic() + 3
         while time.monotonic() < end:
             received += len(client.socket.recv(4096))
             select.select([], [], [], 0.02)
