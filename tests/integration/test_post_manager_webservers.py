@@ -171,9 +171,10 @@ def test_calls_that_race_start_one_daemon_which_owes_the_web_server_nothing(fres
 def open_files(pid: int) -> set[str]:
     """What a process has open: paths, and sockets and pipes by their inodes."""
     found = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(str(entry.readlink()))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a call that has just ended
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(entry.readlink()))
     return found
 
 
