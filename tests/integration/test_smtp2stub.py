@@ -116,7 +116,7 @@ def test_who_asks_for_it_is_told_of_a_delay_once(gateway: Gateway) -> None:
     with smtplib.SMTP("127.0.0.1", gateway.port()) as client:
         client.sendmail(str(ALICE), str(BOB), MESSAGE, [], ["NOTIFY=DELAY"])
     mbox = gateway.root / "alice.mbox"
-    wait_until(mbox.exists, 30)
+    wait_until(lambda: mbox.exists() and len(Mbox(mbox).snapshot()), 30, "the notice")
     told = gateway.text().count("deferred to=bob@beta.example")
     wait_until(lambda: gateway.text().count("deferred to=bob@beta.example") > told + 2, 30)
     snapshot = Mbox(mbox).snapshot()
@@ -371,8 +371,12 @@ def child_of(process: "subprocess.Popen[bytes]", role: str) -> int:
     """The pid of one of the two processes."""
 
     def find() -> list[int]:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        found = []
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                if role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
+        return found
 
     return int(wait_until(find, 30)[0])
 
@@ -408,7 +412,7 @@ def test_while_it_drains_the_gateway_is_alive_and_not_ready(gateway: Gateway) ->
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: refused(gateway), 20)
         wait_until(lambda: "about to end" in gateway.page("/readyz")[1], 20)
-        assert gateway.page("/livez")[0] == 200
+        wait_until(lambda: gateway.page("/livez")[0] == 200, 20)  # the courier may take a question with it
         client.send(MESSAGE + b".\r\n")
         assert client.reply().startswith("250 2.0.0")
     assert process.wait(20) == 0

@@ -94,7 +94,12 @@ class Gateway:
 
     def metric(self, name: str) -> float:
         """The value of a metric, as Prometheus would see it."""
-        return numbers_of(self.page("/metrics")[1])[name]
+
+        def page() -> str:
+            status, text = self.page("/metrics")
+            return text if status == 200 else ""
+
+        return numbers_of(wait_until(page, what="the page"))[name]
 
     def submit(self, *recipients: Address, message: bytes = MESSAGE) -> str:
         with Client(("127.0.0.1", self.port())) as client:
