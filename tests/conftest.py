@@ -13,10 +13,12 @@ if str(ROOT) not in sys.path:
 
 pytest_plugins = ["tests.support.databases"]
 
-# Neither profile has a deadline: machines that run tests are busy with other things too. A failure prints the blob
+# Neither profile minds the time: machines that run tests are busy with other things too. A failure prints the blob
 # that reproduces it; with CI=true every run tries the same examples.
-hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "dev", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("dev"), derandomize=True, database=None)
 PROFILE = "ci" if os.environ.get("CI") == "true" else "dev"
 hypothesis.settings.load_profile(PROFILE)
 

@@ -336,7 +336,7 @@ def test_a_bucket_never_gives_more_than_its_rate(steps: list[tuple[bool, float]]
     assert taken <= max(1, rate * BURST_SECONDS) + rate * now + 1e-6
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["version", "op", "host", "time", "nonce", "parts", "session", "senders", "after", "limit"]),

@@ -217,7 +217,7 @@ GOOD = check_to_wire(bytes(16), bytes(16), bytes(32))
 ANSWER = waiting_to_wire(bytes(16), 1, 1, MacKey(bytes(32)))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(
     st.binary(max_size=100)
     | st.binary(max_size=80).map(lambda tail: b"STUB\x01\x04\0\0" + tail)
