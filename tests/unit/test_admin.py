@@ -87,7 +87,7 @@ def test_readiness_names_each_probe_and_what_is_wrong(
 def test_a_page_that_hangs_holds_up_no_other_and_no_thread_for_each_client(
     port: int, pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "PAGE_SECONDS", 0.2)
+    monkeypatch.setattr(admin, "PAGE_SECONDS", 0.5)
     go_on = threading.Event()
     calls: list[int] = []
 

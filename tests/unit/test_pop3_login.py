@@ -123,7 +123,7 @@ def test_delays_grow_for_one_network_and_not_for_another(tmp_path: Path, clock: 
         await refusal(door, attempt(b"bob", b"wrong", "192.0.2.2"))
 
     run(tmp_path, clock, work)
-    assert clock.slept == pytest.approx([0.25, 0.5, 1.0, 2.0, 0.25], rel=0.1)
+    assert clock.slept == pytest.approx([0.25, 0.5, 1.0, 2.0, 0.25], rel=0.3)
 
 
 def test_while_one_network_pays_for_its_failures_another_logs_in(tmp_path: Path, clock: Clock) -> None:
@@ -209,7 +209,7 @@ def test_guesses_from_everywhere_cost_by_the_name_too_and_the_right_password_nev
         maildrop.close()
 
     run(tmp_path, clock, work, by_user=0.5)
-    assert clock.slept == pytest.approx([0.5, 1.0, 2.0, 4.0], rel=0.1)
+    assert clock.slept == pytest.approx([0.5, 1.0, 2.0, 4.0], rel=0.3)
 
 
 def test_an_attack_is_logged_once_for_its_network_and_once_for_its_name(

@@ -310,7 +310,7 @@ def test_a_domain_that_cannot_be_is_refused(make: Make) -> None:
 
 
 def test_a_slow_domain_delays_nobody_else(make: Make) -> None:
-    world = make(patience=0.2)
+    world = make(patience=0.7)
     release = world.resolver.slow["delta.example"] = threading.Event()
 
     async def story() -> None:
