@@ -132,7 +132,7 @@ class BatchWorker(PatientWorker):
         if size and len(data) >= size:
             self._partial.pop(conn, None)
             self._whole.append(conn)
-        elif size is not None and more and max(size, len(data)) <= SMALL and (self.awaits_bodies or not size):
+        elif size is not None and more and len(data) < SMALL and size <= SMALL and (self.awaits_bodies or not size):
             self._partial.setdefault(conn, time.monotonic() + self.patience)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_more, conn))
         else:

@@ -11,6 +11,7 @@ import selectors
 import socket
 import time
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_NOW = _NO_ROOM | {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PAUSE = 0.05  # seconds
+_UNREAD = 65_536  # octets that a client may still send while his connection ends
 _IN_A_ROW, _CHANCE = 2, 0.001  # connections a worker takes before it gives the others so many seconds to take some
 
 _log = logging.getLogger("wsgi")
@@ -61,6 +63,14 @@ class _Awaited:
         return data
 
 
+@dataclass(slots=True)
+class _Parting:
+    """What a connection has left whose last answer was sent."""
+
+    until: float
+    octets: int = _UNREAD
+
+
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker whose threads cannot be held by clients that send or read too slowly."""
 
@@ -68,6 +78,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._parting: dict[TConn, _Parting] = {}  # in the order of their ends
         self._taken = 0  # connections in a row
         self._others_first = 0.0  # until when other workers may take the next one
 
@@ -119,6 +130,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _close_idle(self) -> bool:
         """Make room for others: close the connection that has kept silent longest. False when none is silent."""
+        for conn in self._parting:
+            self._part(conn)
+            return True
         for idle in (self.pending_conns, self.keepalived_conns):
             if idle:
                 self._drop(idle.popleft())
@@ -159,9 +173,42 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        """The thread is done with this request."""
+        """The thread is done with this request; was it the last one, the client has a moment to read the answer.
+
+        To close at once would take it from him when something of his was not read (RFC 9112 §9.6). Gunicorn's own
+        worker waits for him to hang up, and keeps everybody waiting.
+        """
         _deadlines.pop(conn.sock, None)
-        super().finish_request(conn, fs)
+        if fs.cancelled() or fs.exception() or fs.result():
+            super().finish_request(conn, fs)
+            return
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.setblocking(False)
+        except OSError:  # he is gone
+            self.nr_conns -= 1
+            conn.close()
+            return
+        self._parting[conn] = _Parting(time.monotonic() + STOP_KEEPALIVE_LINGER)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_parting, conn))
+
+    def _on_parting(self, conn: TConn, client: socket.socket) -> None:
+        """Something came, or he hung up."""
+        if (left := self._parting.get(conn)) is None:  # closed since the poller saw that
+            return
+        try:
+            data = client.recv(left.octets)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        left.octets -= len(data)
+        if not data or not left.octets:
+            self._part(conn)
+
+    def _part(self, conn: TConn) -> None:
+        del self._parting[conn]
+        self._drop(conn)
 
     def murder_pending(self) -> None:
         """Called about once a second: disconnect whoever is too late. The thread that waits for him wakes up."""
@@ -170,6 +217,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
         super().murder_pending()
+        for conn in [conn for conn, left in self._parting.items() if left.until < now]:
+            self._part(conn)
         for connection, deadline in list(_deadlines.items()):
             if now > deadline and _deadlines.pop(connection, None) is not None:
                 event(_log, "stalled", level=logging.WARNING, seconds=round(self.patience + now - deadline))

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -159,6 +160,7 @@ def test_a_connection_ends_when_the_client_wants_that(port: int, fields: tuple[s
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n 5\r\n\r\nhello!",
         b"POST / HTTP/1.1\r\n" + b"X: " + bytes(20_000) + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + b"X: " + bytes(40_000) + b"\r\n\r\n",  # more than the main loop reads
     ],
 )
 def test_what_is_no_request_gets_an_error_and_the_end(port: int, data: bytes) -> None:
@@ -167,6 +169,22 @@ def test_what_is_no_request_gets_an_error_and_the_end(port: int, data: bytes) ->
         status, _ = client.answer()
         assert 400 <= status < 500
         assert client.ended()
+
+
+@pytest.mark.parametrize(
+    "data", [b"nonsense\r\n\r\n", request("/", b"x", "Connection: close"), request("/", version="1.0")]
+)
+def test_who_does_not_hang_up_after_his_last_answer_keeps_nobody_waiting(port: int, data: bytes) -> None:
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(Client(port))
+            client.send(data)
+            client.answer()
+        other = stack.enter_context(Client(port))
+        other.send(request("/", b"hello"))
+        assert other.answer() == (200, b"5")
+    assert time.monotonic() - began < 30  # the server has two seconds for each, but not one after the other
 
 
 def test_what_comes_at_the_same_time_is_finished_together(port: int) -> None:
