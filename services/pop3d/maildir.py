@@ -136,7 +136,8 @@ class Maildir:
         names = self._names_now()
         try:
             for number in numbers:
-                if name := names.get(base_of(self._listing.names[number - 1])):  # else somebody else removed it
+                name = names.get(self._listing.names[number - 1])
+                if name and self._may_remove(number, cur / name):  # else somebody else removed it
                     source, target = cur / name, Path(self._path, "tmp", name)
                     source.rename(target)
                     moved.append((source, target))
@@ -176,14 +177,25 @@ class Maildir:
                 return os.open(self._listing.names[number - 1], _FLAGS, dir_fd=cur)
             return os.open(self._name(number), _FLAGS)
         except FileNotFoundError:
-            renamed = self._names_now().get(base_of(self._listing.names[number - 1]))
+            renamed = self._names_now().get(self._listing.names[number - 1])
             if renamed is None:
                 raise TemporaryError("4.3.0", f"{self._name(number)} is not there any more") from None
             return os.open(self._cur / renamed, _FLAGS)
 
     def _names_now(self) -> dict[str, str]:
-        """Return the file names of today by name without flags."""
-        return {base_of(name): name for name in messages_in(self._cur)}
+        """Return the file names of today by those of the listing, for the messages that are still there.
+
+        Several files may have one name but for flags: none that is in the listing is taken for another.
+        """
+        present, listed = set(messages_in(self._cur)), self._listing.names
+        names = {name: name for name in listed if name in present}
+        others = {base_of(name): name for name in present.difference(names)}
+        names.update((name, others[base_of(name)]) for name in listed if name not in names and base_of(name) in others)
+        return names
+
+    def _may_remove(self, number: int, path: Path) -> bool:
+        """Tell whether a file is the message, as one with other flags is if nothing else about it is different."""
+        return path.name == self._listing.names[number - 1] or self._listing.is_as_it_was(number - 1, path.lstat())
 
 
 def _read(cur: int, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:

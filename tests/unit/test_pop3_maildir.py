@@ -240,6 +240,34 @@ def test_commit_removes_what_was_marked_even_under_other_flags(path: Path) -> No
     assert names(path, "tmp") == []
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_commit_removes_the_file_that_was_sent_and_no_other_of_nearly_its_name(path: Path, number: int) -> None:
+    put(path, "cur", "1.x:2,", b"one\n")
+    put(path, "cur", "1.x:2,S", b"two\n")
+    maildrop = MaildirLocation(path).open()
+    sent, kept = content(maildrop, number), content(maildrop, 3 - number)
+    maildrop.commit([number])
+    maildrop.close()
+    maildrop = MaildirLocation(path).open()
+    assert sent != kept
+    assert [content(maildrop, each) for each in range(1, len(maildrop.octets) + 1)] == [kept]
+    maildrop.close()
+
+
+def test_a_file_of_nearly_the_same_name_that_came_in_the_session_is_not_taken_for_the_message(path: Path) -> None:
+    put(path, "cur", "1.x:2,", b"one\n")
+    put(path, "cur", "2.x:2,", b"two\n")
+    maildrop = MaildirLocation(path).open()
+    (path / "cur" / "2.x:2,").unlink()
+    for number in (1, 2):
+        put(path, "cur", f"{number}.x:2,S", b"another\n")
+    with pytest.raises(TemporaryError):
+        content(maildrop, 2)
+    maildrop.commit([1, 2])
+    maildrop.close()
+    assert names(path, "cur") == ["1.x:2,S", "2.x:2,S"]
+
+
 def test_a_commit_that_fails_removes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
         put(path, "new", f"{number}.x")
