@@ -181,4 +181,4 @@ def _answers(port: int) -> bool:
 
 def _end_agent(home: Path) -> None:
     """End the gpg-agent that gpg started for this home."""
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True, timeout=10)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True, timeout=60)
