@@ -10,6 +10,7 @@ from services.pop3d.index_cache import IndexCache
 from services.pop3d.lock import SessionLock
 from services.pop3d.maildir_names import base_of, messages_in, order
 from services.pop3d.maildir_sizes import Sizes
+from services.pop3d.maildir_twins import another
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.line_ends import LineEnds, whole
 from stubmail.mbox.disk import closing
@@ -18,6 +19,7 @@ from stubmail.spool import sync_directory
 
 CHUNK = 65_536
 LOCK = ".pop3d-lock"
+NAME_MAX = 255  # octets of a file's name
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -71,8 +73,7 @@ class Maildir:
         self._lock = lock
         self._cache = cache
         for name in messages_in(path / "new"):
-            with suppress(TemporaryError):  # its name is taken in cur: it stays, a later name will not collide
-                _move(path / "new" / name, path / "cur" / (name if ":" in name else f"{name}:2,"))
+            _take_in(path, name)
         self._listing = Sizes(path, cache).listing()
         self._uids = self._listing.uids
         self._as_listed = self._listing.settled  # as far as is known
@@ -212,6 +213,18 @@ def _read(cur: int, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
                 break
             found.append(whole(content))
     return found
+
+
+def _take_in(path: Path, name: str) -> None:
+    """Move what is new to cur, under another name when its own is taken there."""
+    seen = name if ":" in name else f"{name}:2,"
+    if len(os.fsencode(seen)) > NAME_MAX:
+        seen = name
+    with suppress(FileNotFoundError):  # another program was quicker
+        try:
+            _move(path / "new" / name, path / "cur" / seen)
+        except TemporaryError:
+            _move(path / "new" / name, path / "cur" / another(seen))
 
 
 def _move(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from services.pop3d.index_cache import IndexCache, spots
 from services.pop3d.maildir_listing import Listing
 from services.pop3d.maildir_names import base_of, messages_in, order
+from services.pop3d.maildir_twins import set_apart
 from stubmail.line_ends import LineEnds
 from stubmail.mbox.disk import closing
 from stubmail.mbox.scan import HEAD, find_uidl
@@ -78,13 +79,14 @@ def _status(cur: int, name: str) -> os.stat_result:
 def _look(path: Path, cur: int, old: Listing | None, seen: Signature, is_settled: bool) -> Listing:
     """List the directory ``cur``, which is at ``path``, and read the messages that are not known."""
     known = {base_of(name): at for at, name in enumerate(old.names)} if old is not None else {}
+    known_names = set(old.names) if old is not None else set[str]()
     before = old.imported if old is not None else {}
     gone = list(old.gone) if old is not None else []
     taken = {*gone, *before.values()}
     names: list[str] = []
     sizes, times, octets = array("Q"), array("q"), array("Q")
     imported: dict[int, str] = {}
-    for name in sorted(messages_in(path), key=order):
+    for name in sorted(set_apart(cur, messages_in(path), known_names), key=order):
         try:
             status = _status(cur, name)
             at = known.get(base_of(name))

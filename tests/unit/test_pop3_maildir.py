@@ -226,6 +226,36 @@ def test_names_that_cannot_be_ids_are_hashed_and_ids_are_unique(path: Path) -> N
     assert uids == [uid for uid, _ in look(path)]
 
 
+@pytest.mark.parametrize("arrived", ["new/1.x,S=4", "new/1.x,S=4:2,", "cur/1.x,S=4:2,", "cur/1.x,S=4:2,FRST"])
+def test_the_id_of_a_message_never_passes_to_another_whose_file_has_the_same_name(path: Path, arrived: str) -> None:
+    put(path, "cur", "1.x,S=4:2,S", b"one\n")
+    assert look(path) == [("1.x,S=4", 5)]
+    put(path, *arrived.split("/"), b"another\n")
+    uids = look(path)
+    assert [octets for uid, octets in uids if uid == "1.x,S=4"] == [5]
+    assert sorted(octets for _, octets in uids) == [5, 9]
+    assert names(path, "new") == []
+    assert look(path) == uids
+    (path / "cur" / "1.x,S=4:2,S").unlink()
+    assert look(path) == [each for each in uids if each[1] == 9]
+    (path / NAME).unlink()
+    assert look(path) == [each for each in uids if each[1] == 9]
+    assert {name.partition(",")[2].partition(":")[0] for name in names(path, "cur")} == {"S=4"}
+
+
+def test_a_file_that_is_just_getting_its_flags_by_a_second_name_keeps_its_name(path: Path) -> None:
+    put(path, "cur", "1.x:2,")
+    (path / "cur" / "1.x:2,S").hardlink_to(path / "cur" / "1.x:2,")
+    look(path)
+    assert names(path, "cur") == ["1.x:2,", "1.x:2,S"]
+
+
+def test_a_name_with_no_room_for_flags_stays_without(path: Path) -> None:
+    put(path, "new", "1." + "x" * 253)
+    assert len(look(path)) == 1
+    assert names(path, "cur") == ["1." + "x" * 253]
+
+
 def test_commit_removes_what_was_marked_even_under_other_flags(path: Path) -> None:
     for number in (1, 2, 3):
         put(path, "new", f"{number}.x")
