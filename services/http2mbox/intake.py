@@ -1,30 +1,25 @@
 """How posts come in, batch after batch: fetched ahead, opened in one stream, delivered together, then acknowledged."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from typing import Protocol
 
-from services.http2mbox.account import Account, Arrival
+from services.http2mbox.account import Account
+from services.http2mbox.deposits import MEMORY, Deposits
 from services.http2mbox.incoming import Fetcher, Incoming, Stopped
 from services.http2mbox.opening import Opening
-from services.http2mbox.state import AccountTrouble, PostKey
+from services.http2mbox.state import AccountTrouble
 from services.http2mbox.tally import Tally
-from services.http2mbox.trust import REFUSED, Untrusted
+from services.http2mbox.trust import Untrusted
 from services.http2mbox.workers import Lane, MemoryGate
 from stubmail.errors import TemporaryError
-from stubmail.log import event
 from stubmail.request import MAX_POSTS
 from stubmail.store_answers import Listed
 
-COMMIT_POSTS = 250  # that go into the maildrop together
-COMMIT_OCTETS = 4 * 2**20  # of messages in memory before they go there
 MEMORY_FACTOR = 9  # times a post's size is what decrypting it takes at the peak
 MAX_GONE = 1_000  # posts listed but not there
-
-_log = logging.getLogger("http2mbox")
 
 
 class Client(Fetcher, Protocol):
@@ -64,10 +59,7 @@ class Intake:
         self._keep = keep
         self._given_up = False
         self._coming: deque[tuple[Incoming, Future[TemporaryError | None]]] = deque()
-        self._arrivals: list[Arrival] = []  # opened and not delivered,
-        self._posts: list[Listed] = []  # these posts,
-        self._octets = 0  # of so many octets
-        self._delivered: list[Listed] = []  # and not acknowledged
+        self._deposits = Deposits(account, tally, hold)
         self._acks: deque[Future[None]] = deque()
 
     def __enter__(self) -> "Intake":
@@ -75,6 +67,7 @@ class Intake:
 
     def __exit__(self, *_: object) -> None:
         self._given_up = True  # which ends what is being fetched; acknowledgements still go out
+        self._deposits.close()
         self._acknowledge_delivered()
         self._lane.close()
         for incoming, _future in self._coming:
@@ -93,26 +86,14 @@ class Intake:
             self._deal_with_first()
 
     def flush(self) -> None:
-        """Deliver what is opened, as something else may take long now. Raises as ``take``."""
-        arrivals, posts = self._arrivals, self._posts
-        self._arrivals, self._posts, self._octets = [], [], 0
-        if not arrivals:
-            return
-        deposit = self._account.deliver(arrivals)
-        self._tally.delivered += len(deposit.new)
-        self._tally.repeated += len(arrivals) - len(deposit.new) - len(deposit.refused)
-        for arrival in deposit.new:
-            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
-        for post in posts:
-            if text := deposit.refused.get(key_of(post)):
-                self._hold(post, Untrusted(REFUSED, text))
-            else:
-                self._delivered.append(post)
+        """Have delivered what is opened, as something else may take long now. Raises as ``take``."""
+        self._deposits.start()
 
     def finish(self) -> None:
         """Deal with all that has been taken, and return when that is acknowledged. Raises as ``take``."""
         while self._coming:
             self._deal_with_first()
+        self._deposits.finish()
         self._acknowledge_delivered()
         while self._acks:
             self._acks.popleft().result()
@@ -151,17 +132,17 @@ class Intake:
             raise TemporaryError("4.3.0", "the store lists posts that it does not have")
 
     def _acknowledge_delivered(self) -> None:
-        posts, self._delivered = self._delivered, []
+        posts = self._deposits.take_delivered()
         for start in range(0, len(posts), MAX_POSTS):
             self.acknowledge(posts[start : start + MAX_POSTS])
 
     def _open(self, incoming: Incoming) -> None:
-        """Open a batch, and deliver it in parts; the last one waits for ``flush``."""
+        """Open a batch, and have it delivered in parts; the last one waits for ``flush``."""
         largest = max((post.size for post in incoming.complete), default=0)
         # Domains of one account take turns anyway; here they do so before they take room that others wait for.
         with (
             self._account.turn,
-            self._gate.room(COMMIT_OCTETS + MEMORY_FACTOR * largest),
+            self._gate.room(MEMORY + MEMORY_FACTOR * largest),
             closing(self._opening.open_all(incoming.complete, incoming.content)) as opened,
         ):
             for post, outcome in opened:
@@ -170,13 +151,4 @@ class Intake:
                 if isinstance(outcome, Untrusted):
                     self._hold(post, outcome)
                     continue
-                self._arrivals.append(outcome)
-                self._posts.append(post)
-                self._octets += len(outcome.message)
-                if self._octets >= COMMIT_OCTETS or len(self._posts) == COMMIT_POSTS:
-                    self.flush()
-
-
-def key_of(post: Listed) -> PostKey:
-    """Return what tells a post from others."""
-    return post.id, post.sender
+                self._deposits.add(post, outcome)

@@ -11,9 +11,10 @@ from typing import Protocol
 from services.http2mbox.account import Account
 from services.http2mbox.causes import causes, compose
 from services.http2mbox.contacts import Contacts
+from services.http2mbox.deposits import key_of
 from services.http2mbox.held import Held
 from services.http2mbox.intake import Client as IntakeClient
-from services.http2mbox.intake import Intake, key_of
+from services.http2mbox.intake import Intake
 from services.http2mbox.listing import check_page, others_of
 from services.http2mbox.opening import Opening
 from services.http2mbox.state import OtherSender

@@ -23,7 +23,10 @@ MESSAGE_TIME = 5.0  # seconds for a message (unlocking a protected key, once, ta
 TIME_PER_MIB = 1.0  # seconds for each MiB of it; a slow machine does several MiB in one
 PIPE = 1 << 20  # octets that the kernel keeps on the way, as far as it lets us
 READ = 256 << 10  # octets read at once
-PIECES = 64  # written at once
+MANY = 32  # messages not answered, with which a child is busy for longer than
+PAUSE = 0.002  # seconds, after which answers are looked for: being woken for each would cost both sides a good deal
+PIECES = 64  # written at once, a message being two
+GATHERED = 64 << 10  # octets of messages for which a system call is worth while as long as there is no need to wait
 ENVIRONMENT = {
     "RUST_BACKTRACE": "0",
     # glibc would give memory back after each message and get it anew for the next one, at a quarter of the time.
@@ -81,13 +84,15 @@ class SandboxProcess:
         for pipe in (self._sink, self._source):
             with suppress(OSError):  # what an ordinary user's pipes may hold together is limited
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._unsent_octets = 0
         self._received, self._position = b"", 0
         self._jobs: deque[Job] = deque()
         self.octets = 0  # of messages that are not answered yet
         self.is_up = True  # False while it owes an answer that is being waited for, thus for ever when that has failed
         self._is_ready = False
         self._send(passphrase.encode(), *keys)
+        self._flush()
 
     def is_usable(self) -> bool:
         """Whether it lives, is this process's own, and has nothing left to answer."""
@@ -131,8 +136,12 @@ class SandboxProcess:
         return text, signers.decode().split()
 
     def _send(self, *fields: bytes) -> None:
-        self._unsent.append(memoryview(sandboxed.pack(*fields)))
-        self._flush()
+        """Have a frame written, before an answer is waited for at the latest."""
+        head, content = sandboxed.head_of(*fields), fields[-1]
+        self._unsent += (head, content)
+        self._unsent_octets += len(head) + len(content)
+        if self._unsent_octets >= GATHERED or len(self._unsent) >= PIECES:
+            self._flush()
 
     def _flush(self) -> None:
         """Write what can be written now."""
@@ -143,11 +152,13 @@ class SandboxProcess:
                 return
             except BrokenPipeError:  # what it has answered before counts; then reading tells
                 self._unsent.clear()
+                self._unsent_octets = 0
                 return
+            self._unsent_octets -= written
             while self._unsent and written >= len(self._unsent[0]):
                 written -= len(self._unsent.popleft())
             if written:
-                self._unsent[0] = self._unsent[0][written:]
+                self._unsent[0] = memoryview(self._unsent[0])[written:]
 
     def _receive(self, deadline: float, limit: int) -> list[bytes]:
         (size,) = struct.unpack(">I", self._read(deadline, 4))
@@ -177,7 +188,11 @@ class SandboxProcess:
 
     def _wait(self, deadline: float) -> None:
         """Return when there is something to read; meanwhile write what is left to be written."""
+        self._flush()
+        if len(self._jobs) > MANY:
+            time.sleep(PAUSE)
         while True:
+            self._flush()
             waiter = select.poll()
             waiter.register(self._source, select.POLLIN)
             if self._unsent:
@@ -187,7 +202,6 @@ class SandboxProcess:
                 raise ProcessLost("it takes too long")
             if self._source in ready:
                 return
-            self._flush()
 
 
 def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:

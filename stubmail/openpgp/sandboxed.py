@@ -29,13 +29,17 @@ MESSAGE, CERTIFICATES, READY, SIGNERS, OK, ERROR = b"message", b"certificates", 
 _COUNT = struct.Struct(">I")
 
 
-def pack(*fields: bytes) -> bytes:
-    """Return one frame."""
-    parts = [b""]
+def head_of(*fields: bytes) -> bytes:
+    """Return the beginning of a frame with these fields, all of it but the content of the last one."""
+    parts = [_COUNT.pack(sum(map(len, fields)) + _COUNT.size * len(fields))]
     for field in fields:
         parts += (_COUNT.pack(len(field)), field)
-    parts[0] = _COUNT.pack(sum(map(len, parts)))
-    return b"".join(parts)
+    return b"".join(parts[:-1])
+
+
+def pack(*fields: bytes) -> bytes:
+    """Return one frame."""
+    return head_of(*fields) + fields[-1]
 
 
 def unpack(content: bytes) -> list[bytes]:
