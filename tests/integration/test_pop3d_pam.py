@@ -11,7 +11,7 @@ import pytest
 from services.pop3d.system.pam import MAX_PASSWORD, Pam, is_configured
 from stubmail.errors import Exit, TemporaryError
 from tests.support.pop3d import ROOT
-from tests.support.unix_users import PASSWORD, Machine, machine
+from tests.support.unix_users import PASSWORD, Machine, alone, machine
 
 REMOTE = "192.0.2.7"
 
@@ -28,6 +28,11 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+def let_expire(name: str, date: str) -> None:
+    with alone():
+        subprocess.run(["usermod", "--expiredate", date, name], check=True)
 
 
 class TestPam:
@@ -48,11 +53,11 @@ class TestPam:
             assert pam.authenticate(user, password, REMOTE) is None
 
     def test_an_account_that_has_expired_is_refused(self, unix: Machine) -> None:
-        subprocess.run(["usermod", "--expiredate", "1970-01-02", unix.two.name], check=True)
+        let_expire(unix.two.name, "1970-01-02")
         try:
             assert Pam(unix.service).authenticate(unix.two.name.encode(), PASSWORD.encode(), REMOTE) is None
         finally:
-            subprocess.run(["usermod", "--expiredate", "", unix.two.name], check=True)
+            let_expire(unix.two.name, "")
         assert Pam(unix.service).authenticate(unix.two.name.encode(), PASSWORD.encode(), REMOTE)
 
     def test_the_modules_know_where_the_client_is(self, unix: Machine, tmp_path: Path) -> None:

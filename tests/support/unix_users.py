@@ -51,17 +51,18 @@ def machine() -> Iterator[Machine]:
     service = Path(f"/etc/pam.d/stubmail-test-{tag}")
     try:
         passwords = "".join(f"{name}:{PASSWORD}\n" for name in names)
-        with _alone():
+        with alone():
             for name in names:
                 command = ["useradd", "--create-home", "--shell", "/bin/false", name]
-                subprocess.run(command, check=True, capture_output=True)
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
             subprocess.run(["chpasswd", "--crypt-method", "SHA512"], input=passwords, text=True, check=True)
         service.write_text(SERVICE_FILE)
         yield Machine(*(_find(name) for name in names), service.name)
     finally:
         service.unlink(missing_ok=True)
         for name in names:
-            with _alone():
+            with alone():
                 subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
             for left in Path("/var/mail").glob(f"{name}*"):
                 left.unlink()
@@ -69,7 +70,7 @@ def machine() -> Iterator[Machine]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Keep other tests from the machine's files of users meanwhile: those programs give up when they are locked."""
     with Path(tempfile.gettempdir(), "stubmail-test-users.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
