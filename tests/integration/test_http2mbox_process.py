@@ -88,6 +88,11 @@ class Puller:
             command = [*PROGRAM, "--config", str(self.root / "stub.conf"), *arguments]
             return subprocess.Popen(command, stdout=output, stderr=output)
 
+    def wait_for_a_round(self) -> None:
+        heartbeat = self.root / "state" / "heartbeat"
+        before = heartbeat.stat().st_mtime_ns if heartbeat.exists() else 0
+        wait_until(lambda: heartbeat.exists() and heartbeat.stat().st_mtime_ns != before, what="a round")
+
     def messages(self) -> list[bytes]:
         snapshot = Mbox(self.mbox).snapshot()
         return [b"".join(snapshot.chunks(at)) for at in range(len(snapshot))]
@@ -238,6 +243,8 @@ def test_a_daemon_delivers_as_mail_comes_reads_users_again_and_ends_promptly(pul
             elsewhere = puller.root / "mail" / "elsewhere"
             puller.users.write_text(puller.users.read_text().replace(str(puller.mbox), str(elsewhere)))
             daemon.send_signal(signal.SIGHUP)
+            for _ in range(2):  # before the second round from here on the users have been read
+                puller.wait_for_a_round()
             puller.world.send(MESSAGE % 9)
             wait_until(lambda: elsewhere.exists() or len(puller.messages()) == 4, 20, "the delivery")
             wait_until(lambda: set(puller.world.states().values()) == {"fetched"}, 20, "the acknowledgement")
@@ -245,7 +252,7 @@ def test_a_daemon_delivers_as_mail_comes_reads_users_again_and_ends_promptly(pul
         finally:
             daemon.terminate()
         assert daemon.wait(20) == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
     assert elsewhere.exists()
     assert "pulled delivered=4" in puller.log.read_text()
 
@@ -286,7 +293,7 @@ def test_a_daemon_tells_whether_it_is_ready_and_what_it_has_done(puller: Puller)
 
 def test_an_address_for_the_pages_that_is_taken_is_said_at_once(puller: Puller) -> None:
     with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
+        taken.bind((LOOPBACK, free_port()))  # which no connection takes when it is free again
         taken.listen()
         where = f"{LOOPBACK}:{taken.getsockname()[1]}"
         config = puller.root / "stub.conf"
@@ -300,6 +307,7 @@ def test_an_address_for_the_pages_that_is_taken_is_said_at_once(puller: Puller) 
     assert f"admin_listen: {where} is free\n" in puller.run("--check", "--interval", "1").stdout
     with puller.start("--interval", "1") as daemon:
         try:
+            puller.wait_for_a_round()  # from then on it hears signals
             wait_until(lambda: "in use, as an http2mbox is running" in puller.run("--check", "--interval", "1").stdout)
         finally:
             daemon.terminate()
@@ -373,7 +381,7 @@ def test_a_delivery_program_that_hangs_does_not_keep_the_process_from_ending(pul
         finally:
             daemon.terminate()
         assert daemon.wait(20) == 0
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 18
     assert not Path(f"/proc/{out.read_text()}").exists()
     assert puller.world.states() == dict.fromkeys(ids, "waiting")
 
@@ -433,7 +441,7 @@ def test_a_store_that_never_answers_does_not_keep_the_process_from_ending(puller
             finally:
                 daemon.terminate()
             assert daemon.wait(20) == 0
-            assert time.monotonic() - started < 6
+            assert time.monotonic() - started < 9
     server.close()
     assert "pulled delivered=0" in puller.log.read_text()
 
