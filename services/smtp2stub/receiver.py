@@ -71,16 +71,16 @@ class Receiver:
             intake = Intake(spool, options.reserve_bytes, counters)
             authenticator = Authenticator(load_users(options.users), delays, passwords)
             acceptance = Acceptance(self._host, options, authenticator, intake, spool.incoming, counters=counters)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(signal.SIGHUP, self._reload, authenticator)
             try:
-                servers = await self._listen(acceptance)
+                servers = await self._listen(acceptance)  # who reads that it listens may send signals
                 if self._listener is not None:
                     status = Status(spool, counters, options.reserve_bytes, lambda: acceptance.draining)
                     admin = Admin(self._listener, status.pages)
                     admin.start()
                     resources.callback(admin.stop)
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, stopped.set)
-                loop.add_signal_handler(signal.SIGHUP, self._reload, authenticator)
                 await stopped.wait()
                 await self._drain(servers, acceptance)
             finally:

@@ -273,6 +273,27 @@ def test_sighup_reads_the_users_anew(gateway: Gateway) -> None:
         client.login("dora", "secret")
 
 
+def test_who_reads_that_it_listens_may_send_signals(gateway: Gateway) -> None:
+    program = """
+import os, signal
+from services.smtp2stub.__main__ import main
+from services.smtp2stub.receiver import Receiver
+listen = Receiver._listen
+async def and_be_told(self, acceptance):
+    servers = await listen(self, acceptance)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    return servers
+Receiver._listen = and_be_told
+main()
+"""
+    _, _, _, *arguments = gateway.command("--role", "receiver")
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert "reloaded users=1" in done.stderr
+
+
 def test_sighup_reads_the_policies_anew(gateway: Gateway) -> None:
     policies = gateway.root / "policies"
     policies.write_text("")
