@@ -1,6 +1,7 @@
 """Maildrops in an mbox file, shared with those who deliver to it (stubmail.mbox)."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from services.pop3d.index_format import Record, without
 from services.pop3d.lock import SessionLock
 from services.pop3d.uidl import assign, format_uid, remember
 from stubmail.errors import PermanentError
-from stubmail.mbox import Mbox, Snapshot
+from stubmail.mbox import Mbox, NotMbox, Snapshot
+from stubmail.mbox.scan import HEAD, begins_like_mbox
 from stubmail.mbox.snapshot import Signature
 
 LOCK_SUFFIX = ".stub-session"
@@ -30,22 +32,35 @@ class MboxLocation:
 
     def open(self) -> "MboxMaildrop":
         """Lock it for this session, not for deliveries, and look at what is there."""
-        self.check()
+        self._check_place()
         lock = SessionLock(Path(f"{self.path}{LOCK_SUFFIX}"))
         try:
             return MboxMaildrop(self.path, lock, self.cache)
+        except NotMbox as error:
+            lock.release()
+            raise PermanentError("5.3.5", error.text) from error  # it takes a person to mend that
         except BaseException:
             lock.release()
             raise
 
     def check(self) -> None:
-        """Raise PermanentError unless the file may be read and written, and files made beside it (locks, journals)."""
+        """Raise PermanentError unless an mbox, or nothing yet, is there to be read and written."""
+        self._check_place()
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            if not begins_like_mbox(file.read(HEAD)):
+                raise PermanentError("5.3.5", f"{self.path} is no mbox: it does not begin with a From line")
+
+    def _check_place(self) -> None:
+        """Look at what can be seen without opening the file; files are made beside it (locks, journals)."""
         if not self.path.parent.is_dir():
             raise PermanentError("5.3.5", f"{self.path.parent} is not a directory")
         if not os.access(self.path.parent, os.R_OK | os.W_OK | os.X_OK):
             raise PermanentError("5.3.5", f"{self.path.parent} cannot be read and written")
-        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):
-            raise PermanentError("5.3.5", f"{self.path} cannot be read and written")
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(self.path.lstat().st_mode):
+                raise PermanentError("5.3.5", f"{self.path} is no mbox: it is not a regular file")
+            if not os.access(self.path, os.R_OK | os.W_OK):
+                raise PermanentError("5.3.5", f"{self.path} cannot be read and written")
 
 
 class MboxMaildrop:

@@ -29,7 +29,7 @@ def test_what_does_not_begin_with_a_from_line_is_refused(tmp_path: Path, content
     with serving(tmp_path) as (server, path):
         path.write_bytes(content)
         with Client(server.port) as client:
-            assert client.log_in() == b"-ERR [SYS/TEMP] The maildrop cannot be opened now"
+            assert client.log_in() == b"-ERR [SYS/PERM] The maildrop cannot be opened"
             assert "does not begin with a From line" in server.logged("failed", "user=bob")
             assert client.ask(b"CAPA").startswith(b"+OK"), "the session goes on"
         assert path.read_bytes() == content

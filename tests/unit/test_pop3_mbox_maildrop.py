@@ -199,7 +199,7 @@ def test_one_session_at_a_time(path: Path) -> None:
 def test_a_failing_open_lets_go_of_the_lock(path: Path) -> None:
     path.write_bytes(b"no mbox\n")
     for _ in range(2):
-        with pytest.raises(TemporaryError, match="does not begin with a From line"):
+        with pytest.raises(PermanentError, match="does not begin with a From line"):
             MboxLocation(path).open()
 
 
@@ -242,6 +242,24 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="is not a directory"):
         MboxLocation(tmp_path / "none" / "bob").check()
     MboxLocation(tmp_path / "bob").check()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.mkdir, "not a regular file"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("none"), "not a regular file"),
+        (lambda path: path.write_bytes(b"no mbox\n"), "does not begin with a From line"),
+    ],
+)
+def test_what_is_no_mbox_is_said_before_and_when_it_is_to_be_served(
+    path: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    make(path)
+    for use in (MboxLocation(path).check, MboxLocation(path).open):
+        with pytest.raises(PermanentError, match=reason):
+            use()
 
 
 def test_messages_are_as_old_as_their_from_lines_say(path: Path) -> None:
