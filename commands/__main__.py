@@ -1,10 +1,13 @@
 """The `stubmail` command: subcommands are loaded only when they are called."""
 
+import os
 from importlib import import_module
 
 import click
 
 from stubmail import __version__
+
+click.UsageError.exit_code = os.EX_USAGE  # as in stubmail.cli, which only subcommands load
 
 # name: (module, attribute, the line that --help shows)
 _COMMANDS = {

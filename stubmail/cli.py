@@ -15,6 +15,8 @@ from stubmail.errors import Exit, StubmailError, TemporaryError, one_line
 
 P = ParamSpec("P")
 
+click.UsageError.exit_code = os.EX_USAGE  # of sysexits.h, as all our statuses are; click's own is 2
+
 _LISTEN = re.compile(r"(?:(?P<host>[^\s:\[\]]+)|\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\])(?::(?P<port>[0-9]{1,5}))?")
 
 

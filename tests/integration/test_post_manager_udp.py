@@ -194,7 +194,7 @@ def test_flushed_cookies_are_unknown_with_the_next_check(tmp_path: Path, databas
         assert store.run("cookies", "flush").stdout == b"1 cookie deleted\n"
         assert store.check(alice) == Unknown()
         assert store.run("cookies", "flush", "nobody@beta.example").returncode == os.EX_NOUSER
-        assert store.run("cookies", "flush", "ABCD").returncode == 2
+        assert store.run("cookies", "flush", "ABCD").returncode == os.EX_USAGE
         assert store.stop() == 0
 
 

@@ -29,6 +29,11 @@ def run(body: Callable[[], None], *args: str) -> Result:
     return CliRunner().invoke(command, args, prog_name="prog")
 
 
+@pytest.mark.parametrize("args", [["--nonsense"], ["more"], ["--config"]])
+def test_a_wrong_command_line_ends_with_ex_usage(args: list[str]) -> None:
+    assert run(lambda: None, *args).exit_code == os.EX_USAGE
+
+
 def failing(error: BaseException) -> tuple[int, str]:
     """Exit status and standard error of a command that raises this."""
 
