@@ -5,6 +5,7 @@ The users are real ones that the test makes; their mailboxes are in /var/mail, w
 
 import os
 import poplib
+import shutil
 import signal
 import socket
 import ssl
@@ -350,6 +351,7 @@ def test_a_maildir_at_home(tmp_path: Path, unix: Machine) -> None:
         assert client.ask(b"DELE 1").startswith(b"+OK")
         assert client.ask(b"QUIT").startswith(b"+OK")
     assert list((home / "cur").iterdir()) == []
+    shutil.rmtree(home)
 
 
 def test_pam_that_blocks_blocks_nobody_else(tmp_path: Path, unix: Machine) -> None:
