@@ -27,8 +27,9 @@ def stuff_whole(message: bytes) -> bytes:
 
 
 def _double(piece: bytes) -> bytes:
-    # Most messages have no such line, and to search from the end finds that out in a quarter of the time.
-    return piece.replace(b"\n.", b"\n..") if piece.rfind(b"\n.") >= 0 else piece
+    # Most messages have no such line. To search from the end finds that out in a quarter of the time, and behind the
+    # last full stop, which in Base64 and the like is in the header, there is nothing to search.
+    return piece.replace(b"\n.", b"\n..") if piece.rfind(b"\n.", 0, piece.rfind(b".") + 1) >= 0 else piece
 
 
 def top(pieces: Iterable[bytes], lines: int) -> Iterator[bytes]:
