@@ -66,8 +66,9 @@ def _certificate(service: Pop3d) -> str:
 
 
 def _addresses(service: Pop3d) -> str:
-    texts = [(text, port) for text, port in ((service.listen, 110), (service.tls_listen, 995)) if text]
-    for text, port in texts:
+    wanted = (service.listen, 110), (service.tls_listen, 995), (service.admin_listen, None)
+    addresses = [each for each in wanted if each[0]]
+    for text, port in addresses:
         for bound in bind(*parse_listen(text, port)):
             bound.close()
-    return f"{' and '.join(text for text, _ in texts)}: free"
+    return f"{' and '.join(text for text, _ in addresses)}: free"

@@ -115,9 +115,15 @@ def test_check_says_all_that_is_wrong(tmp_path: Path, users: Path, taken: str) -
     )
 
 
+def test_check_tries_the_address_of_the_probes_too(tmp_path: Path, users: Path, taken: str) -> None:
+    config = tmp_path / "stub.conf"
+    config.write_text(f'[pop3d]\nlisten = "127.0.0.1:0"\nusers = "{users}"\nadmin_listen = "{taken}"\n')
+    assert_one_sentence(pop3d("--check", "--config", config, home=tmp_path), os.EX_UNAVAILABLE, taken, "in use")
+
+
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, users: Path, taken: str) -> None:
     config = tmp_path / "stub.conf"
-    config.write_text(f'[pop3d]\nlisten = "{taken}"\nusers = "/nowhere"\n')
+    config.write_text(f'[pop3d]\nlisten = "{taken}"\nusers = "/nowhere"\nadmin_listen = ""\n')
     common = {"home": tmp_path, "STUBMAIL_POP3D_LISTEN": "127.0.0.1:0", "STUBMAIL_POP3D_USERS": "/elsewhere"}
     assert "/elsewhere" in pop3d("--check", "--config", config, **common).stderr
     assert pop3d("--check", "--config", config, "--users", users, **common).returncode == 0
