@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pysequoia
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
+from werkzeug.test import Client, TestResponse
 
 from services.post_manager import directory, service
 from services.post_manager.counters import Counters
@@ -23,6 +22,7 @@ from services.post_manager.storage.database import Database
 from stubmail.address import Address
 from stubmail.frames import Frame, FrameReader
 from stubmail.request import mac
+from stubmail.wsgi_later import WsgiApp
 
 HOST = "post.alpha.example"
 URL = "/post_manager"
@@ -38,6 +38,19 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class HttpClient(Client):
+    """Sends requests to an application, from loopback; ``environ_base`` goes into each one's environment."""
+
+    def __init__(self, app: WsgiApp) -> None:
+        super().__init__(app)
+        self.environ_base = {"REMOTE_ADDR": "127.0.0.1"}
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        """Send one."""
+        kwargs["environ_base"] = self.environ_base | kwargs.get("environ_base", {})
+        return super().open(*args, **kwargs)
 
 
 class Person:
@@ -175,7 +188,7 @@ class Store:
     clock: Clock
     database: Database
     counters: Counters
-    http: FlaskClient
+    http: HttpClient
 
     def post(self, body: bytes, content_type: str | None = None, **options: Any) -> TestResponse:
         """POST a body to the store's URL."""
@@ -213,7 +226,7 @@ def running_store(
     try:
         counters = Counters()
         edge = make_edge(section, HOST, Accounts(accounts), database, counters=counters, clock=clock)
-        yield Store(section, clock, database, counters, create_app(edge).test_client())
+        yield Store(section, clock, database, counters, HttpClient(create_app(edge)))
     finally:
         database.close()
 

@@ -20,7 +20,7 @@ from services.post_manager.storage.errors import StorageError
 from stubmail.address import Address
 from stubmail.request import STATUS
 from tests.support.damaging import spoil
-from tests.support.store import HOST, Person, Store, code, running_store
+from tests.support.store import HOST, HttpClient, Person, Store, code, running_store
 
 ALICE = Person("alice@alpha.example")
 BOB = Person("bob@beta.example")
@@ -175,7 +175,7 @@ def test_an_accounts_rate_is_its_own_and_goes_over_all_sessions(tmp_path: Path) 
         edge = make_edge(
             store.section, HOST, Accounts([fast]), store.database, counters=store.counters, clock=store.clock
         )
-        store.http = create_app(edge).test_client()
+        store.http = HttpClient(create_app(edge))
         talkers = [store.talker(ALICE) for _ in range(3)]
         query = {"senders": [], "after": 0, "limit": 1}
         sessions = itertools.cycle(talkers)

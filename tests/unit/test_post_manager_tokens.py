@@ -105,7 +105,7 @@ def send(store: Store, remote: str, token: str | None = None, forwarded: str | N
         headers={name: value for name, value in headers.items() if value is not None},
         content_type=f"multipart/form-data; boundary={BOUNDARY}",
         content_length=1_000_000,
-        environ_overrides={"REMOTE_ADDR": remote},
+        environ_base={"REMOTE_ADDR": remote},
     )
     return code(response), body.octets_read
 

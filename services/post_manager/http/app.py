@@ -2,23 +2,20 @@
 
 import errno
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
 
 from services.post_manager.counters import REFUSED, Counters
 from services.post_manager.http.admission import Gate
 from services.post_manager.http.asked import Asked
 from services.post_manager.http.delivery import ContentGone
 from services.post_manager.http.meter import Meter
-from services.post_manager.http.operations import JSON, Answer, Operations
+from services.post_manager.http.operations import Operations
 from services.post_manager.http.parts import Parts
+from services.post_manager.http.reply import Reply, not_found, refused
 from services.post_manager.settings import Network
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.errors import Conflict, StorageError, StorageFull
@@ -26,7 +23,7 @@ from services.post_manager.tokens import TokenGate
 from stubmail.log import Sparing
 from stubmail.request import Refusal
 from stubmail.steps import Steps
-from stubmail.wsgi_later import Later
+from stubmail.wsgi_later import Later, WsgiApp
 
 RETRY_AFTER = 30  # seconds, when the database cannot be reached
 SKIPPED = 1_048_576  # octets of a refused request's body that are read, so that the client gets to see the answer
@@ -53,43 +50,30 @@ class Edge:
     sparing: Sparing = field(default_factory=Sparing)
 
 
-def create_app(edge: Edge) -> Flask:
+def create_app(edge: Edge) -> WsgiApp:
     """Return the WSGI application."""
-    app = Flask("post_manager", static_folder=None)
+    paths = f"/{edge.prefix}", f"/{edge.prefix}/"
 
-    @app.post(f"/{edge.prefix}", provide_automatic_options=False)
-    @app.post(f"/{edge.prefix}/", provide_automatic_options=False)
-    def store() -> Response:
-        steps = _serve(edge, Asked(request.environ, edge.proxies))
-        try:
-            next(steps)
-        except StopIteration as end:
-            response: Response = end.value
-            return response
-        return _Unfinished(steps)
-
-    @app.errorhandler(HTTPException)
-    def other(error: HTTPException) -> Response:
-        if error.code == 405:
-            asked = Asked(request.environ, edge.proxies)
-            return _refuse(edge, Meter(edge.counters, asked.remote), Refusal("method", "only POST is understood here"))
-        return _json(error.code or 500, {"error": "not-found", "message": error.name, "time": int(edge.clock())})
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] not in paths:
+            reply = not_found(edge.clock())
+        elif environ["REQUEST_METHOD"] != "POST":
+            meter = Meter(edge.counters, Asked(environ, edge.proxies).remote)
+            reply = _refuse(edge, meter, Refusal("method", "only POST is understood here"))
+        else:
+            steps = _serve(edge, Asked(environ, edge.proxies))
+            try:
+                next(steps)
+            except StopIteration as end:
+                reply = end.value
+            else:
+                return Later(steps, environ, start_response)
+        return reply(environ, start_response)
 
     return app
 
 
-class _Unfinished(Response):
-    """What Flask is given for an answer that is made later."""
-
-    def __init__(self, steps: Steps[Response]) -> None:
-        super().__init__()
-        self._steps = steps
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        return Later(self._steps, environ, start_response)
-
-
-def _serve(edge: Edge, asked: Asked) -> Steps[Response]:
+def _serve(edge: Edge, asked: Asked) -> Steps[Reply]:
     """Answer one request; between two steps, others may go first."""
     meter = Meter(edge.counters, asked.remote)
     parts: Parts | None = None
@@ -102,9 +86,9 @@ def _serve(edge: Edge, asked: Asked) -> Steps[Response]:
         parts = Parts(_Watched(edge, asked), length, boundary)
         with edge.gate.admit(parts, meter.peer) as admitted:
             meter.op, meter.who = admitted.request.op, admitted.fingerprint
-            answer = yield from edge.operations.answer(admitted, parts)
+            reply = yield from edge.operations.answer(admitted, parts)
         meter.received = length
-        return _respond(edge, meter, answer, asked)
+        return _respond(edge, meter, reply, asked)
     except Refusal as refusal:
         return _refuse(edge, meter, refusal, parts)
     except StorageFull as error:
@@ -129,14 +113,14 @@ class _Watched:
         return data
 
 
-def _respond(edge: Edge, meter: Meter, answer: Answer, asked: Asked) -> Response:
-    if isinstance(answer.body, bytes):
-        meter.finish(len(answer.body))
-        return Response(answer.body, 200, content_type=answer.media_type)
+def _respond(edge: Edge, meter: Meter, reply: Reply, asked: Asked) -> Reply:
+    if isinstance(reply.body, bytes):
+        meter.finish(len(reply.body))
+        return reply
     # The first piece is made before the status is sent: when the database is gone, it is not 200.
-    first = next(answer.body)
-    pieces = _stream(edge, meter, asked.connection, itertools.chain((first,), answer.body))
-    return Response(pieces, 200, content_type=answer.media_type)
+    rest = iter(reply.body)
+    pieces = _stream(edge, meter, asked.connection, itertools.chain((next(rest),), rest))
+    return replace(reply, body=pieces)
 
 
 def _stream(edge: Edge, meter: Meter, connection: object, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -158,22 +142,14 @@ def _stream(edge: Edge, meter: Meter, connection: object, pieces: Iterator[bytes
             edge.sparing.event(_log, "broken", "broken-off", level=logging.WARNING, error=broken, peer=meter.peer)
 
 
-def _refuse(edge: Edge, meter: Meter, refusal: Refusal, parts: Parts | None = None) -> Response:
+def _refuse(edge: Edge, meter: Meter, refusal: Refusal, parts: Parts | None = None) -> Reply:
     edge.counters.add(f"refused {refusal.code}")
     code, who = refusal.code, meter.who or None
     edge.sparing.event(_log, code, "refused", reason=code, detail=refusal.message, by=who, peer=meter.peer)
     if parts is not None:
         parts.skip(SKIPPED)
         meter.received = parts.received
-    response = _json(refusal.status, {"error": refusal.code, "message": refusal.message, "time": int(edge.clock())})
+    reply = refused(refusal, edge.clock())
     meter.op = REFUSED
-    meter.finish(len(response.data))
-    if refusal.retry_after is not None:
-        response.headers["Retry-After"] = str(refusal.retry_after)
-    if refusal.code == "method":
-        response.headers["Allow"] = "POST"
-    return response
-
-
-def _json(status: int, data: dict[str, object]) -> Response:
-    return Response(json.dumps(data).encode(), status, content_type=JSON)
+    meter.finish(reply.size)
+    return reply

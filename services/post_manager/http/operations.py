@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from services.post_manager.counters import Counters
 from services.post_manager.http import delivery
 from services.post_manager.http.admission import Admitted
 from services.post_manager.http.parts import Parts
+from services.post_manager.http.reply import JSON, OCTETS, Reply
 from services.post_manager.http.room import Room
 from services.post_manager.http.upload import Upload
 from services.post_manager.policy import Accounts
@@ -25,17 +26,7 @@ from stubmail.openpgp import OpenPGPError, encrypt
 from stubmail.request import Refusal
 from stubmail.steps import Steps
 
-JSON, OCTETS = "application/json", "application/octet-stream"
-
 _log = logging.getLogger("post_manager")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A successful answer: its media type, and its octets at once or piece by piece."""
-
-    media_type: str
-    body: bytes | Iterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,7 @@ class Operations:
         self._clock = clock
         self._counters = counters
         self._sparing = Sparing()
-        self._table: Mapping[str, Callable[[Admitted, Parts], Answer | Steps[Answer]]] = {
+        self._table: Mapping[str, Callable[[Admitted, Parts], Reply | Steps[Reply]]] = {
             request.OPEN: self._open,
             request.STORE: self._store,
             request.LIST: self._list,
@@ -77,12 +68,12 @@ class Operations:
             request.WITHDRAW: self._withdraw,
         }
 
-    def answer(self, admitted: Admitted, parts: Parts) -> Steps[Answer]:
+    def answer(self, admitted: Admitted, parts: Parts) -> Steps[Reply]:
         """Do what an admitted request asks for; what has to be written may wait for others' between two steps."""
         answer = self._table[admitted.request.op](admitted, parts)
-        return answer if isinstance(answer, Answer) else (yield from answer)
+        return answer if isinstance(answer, Reply) else (yield from answer)
 
-    def _open(self, admitted: Admitted, _parts: Parts) -> Answer:
+    def _open(self, admitted: Admitted, _parts: Parts) -> Reply:
         now = int(self._clock())
         session, cookie = sessions.new_session(admitted.fingerprint, admitted.address, now, self._cookie_ids.new())
         account = self._accounts.find(session.fingerprint, Address.parse(session.address).key)
@@ -105,9 +96,9 @@ class Operations:
             raise Refusal("certificate", f"nothing can be encrypted to the certificate: {error.text}") from error
         sessions.save(self._database, session, cookie, now)
         event(_log, "opened", fingerprint=session.fingerprint, address=session.address, account=account is not None)
-        return Answer(OCTETS, sealed)
+        return Reply(200, OCTETS, sealed)
 
-    def _store(self, admitted: Admitted, parts: Parts) -> Steps[Answer]:
+    def _store(self, admitted: Admitted, parts: Parts) -> Steps[Reply]:
         account = self._accounts.find(admitted.fingerprint, Address.parse(admitted.address).key)
         if account is None:
             raise Refusal("account", "posts are stored for this domain's own accounts only")
@@ -139,7 +130,7 @@ class Operations:
                 )
         return _json({"results": results})
 
-    def _list(self, admitted: Admitted, _parts: Parts) -> Answer:
+    def _list(self, admitted: Admitted, _parts: Parts) -> Reply:
         query = request.list_query(admitted.request)
         listing = mailbox.page(self._database, admitted.fingerprint, query.senders, query.after, query.limit)
         return _json(
@@ -163,11 +154,11 @@ class Operations:
             }
         )
 
-    def _fetch(self, admitted: Admitted, _parts: Parts) -> Answer:
+    def _fetch(self, admitted: Admitted, _parts: Parts) -> Reply:
         wanted = request.fetch_posts(admitted.request)
-        return Answer(frames.MEDIA_TYPE, delivery.answer(self._database, admitted.fingerprint, wanted))
+        return Reply(200, frames.MEDIA_TYPE, delivery.answer(self._database, admitted.fingerprint, wanted))
 
-    def _ack(self, admitted: Admitted, _parts: Parts) -> Answer:
+    def _ack(self, admitted: Admitted, _parts: Parts) -> Reply:
         self._database.require_writable()
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
@@ -177,13 +168,13 @@ class Operations:
             event(_log, "fetched", post_id.hex(), by=admitted.fingerprint)
         return _json({"acknowledged": len(ids)})
 
-    def _outbox(self, admitted: Admitted, _parts: Parts) -> Answer:
+    def _outbox(self, admitted: Admitted, _parts: Parts) -> Reply:
         query = request.outbox_query(admitted.request)
         states = [STATE_NAMES.index(state) for state in query.states]
         sent, more = outbox.page(self._database, admitted.fingerprint, query.after, query.limit, states, query.since)
         return _json({"posts": [_sent(post) for post in sent], "more": more})
 
-    def _withdraw(self, admitted: Admitted, _parts: Parts) -> Answer:
+    def _withdraw(self, admitted: Admitted, _parts: Parts) -> Reply:
         self._database.require_writable()
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
@@ -213,5 +204,5 @@ def _sent(post: outbox.Sent) -> dict[str, Any]:
     }
 
 
-def _json(data: Mapping[str, Any]) -> Answer:
-    return Answer(JSON, json.dumps(data, separators=(",", ":")).encode())
+def _json(data: Mapping[str, Any]) -> Reply:
+    return Reply(200, JSON, json.dumps(data, separators=(",", ":")).encode())

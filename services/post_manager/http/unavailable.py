@@ -1,11 +1,11 @@
 """The answer of a store that cannot even begin to look at requests: 503 for each of them (protocol.md §4.4)."""
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from services.post_manager.http.app import RETRY_AFTER, SKIPPED
+from services.post_manager.http.reply import refused
 from stubmail.request import Refusal
 
 AWAY = "the store cannot answer now"
@@ -22,15 +22,7 @@ def unavailable(
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         on_refusal()
         _skip(environ["wsgi.input"])
-        answer = {"error": refusal.code, "message": refusal.message, "time": int(time.time())}
-        body = json.dumps(answer).encode()
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            "Retry-After": str(refusal.retry_after),
-        }
-        start_response(f"{refusal.status} Service Unavailable", list(headers.items()))
-        return [body]
+        return refused(refusal, time.time())(environ, start_response)
 
     return app
 
