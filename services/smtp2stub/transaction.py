@@ -24,7 +24,7 @@ class Wanted:
 class Transaction:
     """``account``: who sends, None when only the message can tell; ``mail_from``: None for the null sender.
 
-    ``recipients`` by address as written; ``taken`` has one for each RCPT that was answered with 250, in order.
+    ``recipients`` by the key of their address; ``taken`` has one for each RCPT that was answered with 250, in order.
     """
 
     account: User | None
@@ -35,7 +35,7 @@ class Transaction:
 
     def add(self, wanted: Wanted) -> None:
         """Take a recipient; who is named twice gets one message, and what was said of him first counts."""
-        name = str(wanted.address)
+        name = wanted.address.key
         self.recipients.setdefault(name, wanted)
         self.taken.append(name)
 

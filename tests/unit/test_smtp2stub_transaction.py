@@ -62,7 +62,8 @@ def test_who_is_named_twice_is_kept_once_as_he_was_named_first() -> None:
     transaction = Transaction(None, None, MailParameters())
     bob = Address("bob", "beta.example")
     first, again = Wanted(bob, RcptParameters("NEVER")), Wanted(bob, RcptParameters("SUCCESS"))
-    transaction.add(first)
-    transaction.add(again)
+    in_capitals = Wanted(Address("BOB", "beta.example"), RcptParameters())  # protocol.md §1.1: the same address
+    for wanted in first, again, in_capitals:
+        transaction.add(wanted)
     assert list(transaction.recipients.values()) == [first]
-    assert len(transaction.taken) == 2
+    assert len(transaction.taken) == 3
