@@ -18,6 +18,7 @@ MAX_TEXT = 400  # characters of a warning
 
 # RFC 8601 §2.2: [CFWS] authserv-id; a value is a token or a quoted string (RFC 2045 §5.1).
 _HEADER = re.compile(rb"[\x21-\x39\x3b-\x7e]+[ \t]*:|\r?\n")  # RFC 5322 §2.2
+_BLANKS = bytes.maketrans(b"();", b"   ")
 _OPENING = re.compile(r"\s*\(")
 _AUTHSERV_ID = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;()<>@,:\\"/\[\]?=]+))')
 
@@ -70,14 +71,22 @@ def released_form(message: bytes, receipt: Receipt, reason: str, text: str) -> b
 
 
 def without_forged(message: bytes, domain: str) -> bytes:
-    """Return the message without ``Authentication-Results`` fields that claim to be ``domain``'s own (RFC 8601 §5)."""
+    """Return the message without fields that only ``domain`` itself writes.
+
+    These are ``Authentication-Results`` that claim to be its own (RFC 8601 §5), and ``Received`` by it ``with STUB``.
+    """
+    forged = [
+        (start, end) for start, end, value in fields(message, b"Authentication-Results") if _claims(value, domain)
+    ]
+    forged += [(start, end) for start, end, value in fields(message, b"Received") if _is_arrival(value, domain)]
+    if not forged:
+        return message
     kept: list[bytes] = []
     position = 0
-    for start, end, value in fields(message, b"Authentication-Results"):
-        if _claims(value, domain):
-            kept.append(message[position:start])
-            position = end
-    return b"".join((*kept, message[position:])) if position else message
+    for start, end in sorted(forged):
+        kept.append(message[position:start])
+        position = end
+    return b"".join((*kept, message[position:]))
 
 
 def _received(receipt: Receipt) -> str:
@@ -88,6 +97,18 @@ def _received(receipt: Receipt) -> str:
 
 
 _date = lru_cache(maxsize=8)(format_datetime)  # much of what comes comes in the same second
+
+
+def _is_arrival(value: bytes, domain: str) -> bool:
+    """Tell whether a ``Received`` field says that ``domain`` took the message ``with STUB``; comments may intervene."""
+    words = value.lower().translate(_BLANKS).split()
+    try:
+        by = words.index(b"by")
+        protocol = words.index(b"with", by)
+    except ValueError:
+        return False
+    name = domain.encode()
+    return b"stub" in words[protocol : protocol + 3] and not {name, name + b"."}.isdisjoint(words[by:protocol])
 
 
 def _claims(value: bytes, domain: str) -> bool:

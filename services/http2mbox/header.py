@@ -9,7 +9,7 @@ from collections.abc import Iterator
 _LINE_END = re.compile(rb"\r?\n")
 _FIELDS = {
     name: re.compile(rb"^%b[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)" % name, re.IGNORECASE | re.MULTILINE)
-    for name in (b"From", b"Authentication-Results")
+    for name in (b"From", b"Received", b"Authentication-Results")
 }
 
 
@@ -30,7 +30,7 @@ def has_bare_cr(message: bytes) -> bool:
 
 
 def fields(message: bytes, name: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (start, end, value) of each field ``name``, which is ``From`` or ``Authentication-Results``.
+    """Yield (start, end, value) of each field ``name``, which is ``From``, ``Received`` or ``Authentication-Results``.
 
     The offsets enclose the whole field with its line end; the value is unfolded (RFC 5322 §2.2.3) and stripped. A blank
     between name and colon (the obsolete syntax of RFC 5322 §4.5) makes no difference.

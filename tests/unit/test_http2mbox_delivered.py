@@ -91,9 +91,41 @@ def test_results_of_others_stay(field: bytes) -> None:
     assert without_forged(message, "beta.example") is message
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Received: from x by beta.example with STUB id 00; Sat, 21 Nov 2026 09:30:05 +0000\r\n",
+        b"received : from x\r\n\t(y)\r\n\tBY\tBETA.example. (z)\r\n\twith stub; today\r\n",
+        b"Received: by (c) beta.example via TCP with (d) STUB;\n",
+    ],
+)
+def test_arrivals_that_claim_to_be_our_own_are_removed(field: bytes) -> None:
+    rest = b"From: alice@alpha.example\r\n", b"Subject: x\r\n\r\n" + field
+    assert without_forged(rest[0] + field + rest[1], "beta.example") == b"".join(rest)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Received: from alice by alpha.example with ESMTPSA id 1; Sat, 21 Nov 2026 09:30:05 +0000\r\n",
+        b"Received: from beta.example by alpha.example with STUB id 1; today\r\n",
+        b"Received: from alpha.example by beta.example with ESMTP id 1; today\r\n",
+        b"Received: from with STUB by not.beta.example with ESMTP; today\r\n",
+        b"Received: by\r\n",
+        b"X-Received: by beta.example with STUB; today\r\n",
+    ],
+)
+def test_arrivals_elsewhere_stay(field: bytes) -> None:
+    message = b"From: a@b.example\r\n" + field + b"\r\nbody"
+    assert without_forged(message, "beta.example") is message
+
+
 def test_several_forged_fields_go() -> None:
     forged = b"Authentication-Results: beta.example; x=pass\r\n"
     assert without_forged(forged + b"A: b\r\n" + forged + forged + b"\r\nbody", "beta.example") == b"A: b\r\n\r\nbody"
+    arrival = b"Received: by beta.example with STUB; today\r\n"
+    message = arrival + forged + b"A: b\r\n" + arrival + forged + b"\r\nbody"
+    assert without_forged(message, "beta.example") == b"A: b\r\n\r\nbody"
 
 
 def test_a_header_ends_at_the_first_empty_line_whatever_its_line_ends() -> None:
