@@ -62,7 +62,12 @@ class Running:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        line = wait_until(lambda: next((line for line in self.lines if " listening " in line), ""), 30)
+        try:
+            line = wait_until(lambda: next((line for line in self.lines if " listening " in line), ""))
+        except AssertionError as error:
+            self.process.kill()
+            self.end()
+            raise AssertionError("".join(self.lines)) from error
         self.port = int(line.rpartition(" tls=")[0].rpartition(":")[2].strip('"'))
 
     def interrupt(self) -> int:

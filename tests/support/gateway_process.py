@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stubmail.address import Address
@@ -68,8 +68,9 @@ class Gateway:
         """The process of the gateway that was started last which has this role, by its number."""
         parent = self.processes[-1].pid
         for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            if role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return int(pid)
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                if role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return int(pid)
         raise AssertionError(f"there is no {role}")
 
     def text(self) -> str:

@@ -69,8 +69,8 @@ class SmallDisk(StoreProcess):
 def small_disk(root: Path, accounts: Iterable[Person], octets: int, **settings: Any) -> Iterator[SmallDisk]:
     """A store that runs on a disk of so many octets."""
     store = SmallDisk(root, accounts, octets, **settings)
-    store.start()
     try:
+        store.start()
         yield store
     finally:
         store.close()

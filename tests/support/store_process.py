@@ -216,8 +216,8 @@ def descendants(pid: int) -> list[int]:
 def store_process(root: Path, accounts: Iterable[Person] = (), **settings: Any) -> Iterator[StoreProcess]:
     """A post manager that runs; it is ended, if the test did not do that."""
     store = StoreProcess(root, accounts, **settings)
-    store.start()
     try:
+        store.start()
         yield store
     finally:
         store.close()

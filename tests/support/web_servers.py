@@ -202,8 +202,8 @@ def web_store(kind: Kind, accounts: Iterable[Person] = (), **settings: Any) -> I
         if owner is not None:
             root.chmod(0o755)
             shutil.chown(root, owner)
-        store.start()
         try:
+            store.start()
             yield store
         finally:
             store.close()
