@@ -97,6 +97,7 @@ class StoreClient:
             address=self._address,
         ).to_wire()
         signature = self._identity.sign(data)
+        self._identity.prepare()  # the answer is sealed
         with self._post([("request", data), ("signature", signature), ("certificate", certificate)]) as answer:
             _expect(answer, "application/octet-stream")
             sealed = answer.read(request.MAX_OPEN_ANSWER)

@@ -1,26 +1,30 @@
 """The command line of the puller."""
 
-import asyncio
 import gc
 import logging
 import os
 import sys
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
 
 import click
 
 from services.http2mbox.accounts import Accounts
 from services.http2mbox.counters import Counters
-from services.http2mbox.process import DRAIN_SECONDS, Process
 from services.http2mbox.progress import for_terminal
 from services.http2mbox.pull import Limits
-from services.http2mbox.settings import MIN_INTERVAL, Http2mbox
+from services.http2mbox.settings import DRAIN_SECONDS, MIN_INTERVAL, Http2mbox
 from stubmail import cli, settings
 from stubmail.address import Address, AddressError
-from stubmail.discovery import Resolver
 from stubmail.errors import Exit
 from stubmail.listener import bind
+
+if TYPE_CHECKING:
+    from services.http2mbox.process import Process
 
 EPILOG = """\b
 Examples:
@@ -58,22 +62,29 @@ def main(
     check: bool,
     verbose: bool,
 ) -> None:
-    gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
     cli.log.setup(verbose)
     if quiet:
         logging.getLogger().setLevel(logging.WARNING)
     dns, options = cli.load(config, dns=settings.Dns, http2mbox=Http2mbox)
     seconds = _interval(once or dry_run, interval, options)
     wanted = Accounts(options, _addresses(accounts), read_only=dry_run or check)
-    resolver = Resolver.from_settings(dns)
     limits = Limits(options.max_post, options.full_check_seconds, keep, dry_run)
     try:
+        with _imported_meanwhile("services.http2mbox.process"):
+            if not check:
+                wanted.reload()
+        import asyncio
+
+        from services.http2mbox.process import Process
+        from stubmail.discovery import Resolver
+
+        gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
+        resolver = Resolver.from_settings(dns)
         if check:
             from services.http2mbox.check import try_everything
 
             try_everything(options, resolver, wanted, options.admin_listen if seconds else "")
             return
-        wanted.reload()
         if not list(wanted):
             raise next(iter(wanted.failures.values()))
         wanted.log_failures()
@@ -94,6 +105,17 @@ def main(
     _exit(0 if seconds else status, process.abandoned)
 
 
+@contextmanager
+def _imported_meanwhile(name: str) -> Iterator[None]:
+    """Import a module, and all that it needs, while GnuPG is waited for: both take their time."""
+    thread = Thread(target=import_module, args=(name,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _interval(once: bool, interval: float | None, options: Http2mbox) -> float:
     """Return the seconds between rounds, 0 for a single one. Raises Exit."""
     if once and interval is not None:
@@ -110,7 +132,7 @@ def _addresses(texts: tuple[str, ...]) -> list[Address]:
         raise Exit(os.EX_USAGE, str(error)) from error
 
 
-def _conclude(process: Process, accounts: Accounts, *, dry_run: bool, quiet: bool) -> int:
+def _conclude(process: "Process", accounts: Accounts, *, dry_run: bool, quiet: bool) -> int:
     """Print the summary and return the exit status of a single round."""
     report = process.puller.report
     report.failed.update(accounts.failures)

@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email import policy
-from email.headerregistry import Address as HeaderAddress
-from email.message import EmailMessage
 from email.utils import format_datetime
 from hashlib import sha256
 
@@ -71,6 +68,10 @@ def causes(held: Iterable[HeldPost], others: Iterable[OtherSender]) -> list[Caus
 
 def compose(cause: Cause, account: Address, store_host: str, now: float) -> bytes:
     """Return the notice about a cause (RFC 5322, CRLF). ``now`` is Unix time."""
+    from email import policy  # seldom needed, and not quickly imported
+    from email.headerregistry import Address as HeaderAddress
+    from email.message import EmailMessage
+
     notice = EmailMessage(policy.SMTPUTF8)
     notice["From"] = HeaderAddress("Mail Delivery System", addr_spec=f"MAILER-DAEMON@{account.domain}")
     notice["To"] = HeaderAddress(username=account.local, domain=account.domain)

@@ -21,7 +21,7 @@ from services.http2mbox.progress import Progress
 from services.http2mbox.pull import Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.schedule import Backoff
-from services.http2mbox.settings import Http2mbox
+from services.http2mbox.settings import DRAIN_SECONDS, Http2mbox
 from services.http2mbox.status import Status
 from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Visits
@@ -33,7 +33,6 @@ from stubmail.log import event
 from stubmail.sent import SentRecords
 from stubmail.store_client import Session, StoreClient
 
-DRAIN_SECONDS = 3.0  # for what is under way when the process is told to end; network waits longer than that are cut
 HEARTBEAT_SECONDS = 20.0  # the least often that a daemon shows that it is alive
 
 _log = logging.getLogger("http2mbox")

@@ -43,3 +43,4 @@ class Http2mbox:
 
 
 MIN_INTERVAL = 0.05  # seconds
+DRAIN_SECONDS = 3.0  # for what is under way when the process is told to end; network waits longer than that are cut

@@ -48,6 +48,9 @@ class Identity(ABC):
         OpenPGPError when a recipient is revoked, expired or cannot encrypt.
         """
 
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Get ready for a message to decrypt that is on its way; returns at once."""
+
     @abstractmethod
     def decrypt(self, data: bytes, max_size: int) -> bytes:
         """Decrypt a message of which no signature is asked; at most ``max_size`` octets. Raises OpenPGPError."""

@@ -34,14 +34,21 @@ class Sandbox:
     """
 
     def __init__(self, keys: Sequence[bytes], passphrase: str) -> None:
-        """Take the secret keys (binary, each with one encryption key); a child starts with the first message."""
+        """Take the secret keys (binary, each with one encryption key); a child starts when it is needed."""
         self._keys = keys
         self._passphrase = passphrase
         self._single = threading.Lock()
         self._stream = threading.Lock()
         self._mutex = threading.Lock()
         self._idle: SandboxProcess | None = None
+        self._is_started = False
         self._closed = 0  # times
+
+    def prepare(self) -> None:
+        """Start the first child already, so that it comes up while its first message is on the way."""
+        with self._mutex:
+            if not self._is_started:
+                self._idle = self._start()
 
     def decrypt(self, job: Job) -> Answer:
         """Decrypt one message.
@@ -96,7 +103,7 @@ class Sandbox:
         if child and not child.is_usable():
             child.stop()
             child = None
-        child = child or SandboxProcess(self._keys, self._passphrase)
+        child = child or self._start()
         try:
             yield child
         finally:
@@ -106,6 +113,10 @@ class Sandbox:
                     self._idle = child
             if not keep:
                 child.stop()
+
+    def _start(self) -> SandboxProcess:
+        self._is_started = True
+        return SandboxProcess(self._keys, self._passphrase)
 
 
 class _Stream:

@@ -40,6 +40,9 @@ class UnlockedIdentity(Identity):
         self.check_usable()
         return seal_with(self._signer, data, recipient_keys(recipients))
 
+    def prepare(self) -> None:
+        self._sandbox.prepare()
+
     def decrypt(self, data: bytes, max_size: int) -> bytes:
         for index, message in self._attempts(data):
             try:

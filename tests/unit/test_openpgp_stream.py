@@ -168,6 +168,16 @@ def test_single_messages_need_not_wait_for_a_stream(alice: Identity, bob: Unlock
     assert len(children() - before) == 1
 
 
+def test_a_child_that_was_started_ahead_is_the_one_that_is_used(alice: Identity, bob: UnlockedIdentity) -> None:
+    before = children()
+    bob.prepare()
+    bob.prepare()
+    (child,) = children() - before
+    assert outcomes(bob, [alice.seal(b"text", [BOB])]) == [b"text"]
+    bob.prepare()
+    assert children() - before == {child}
+
+
 def test_two_streams_go_on_one_after_the_other(alice: Identity, bob: UnlockedIdentity) -> None:
     messages = [alice.seal(b"%d" % number, [BOB]) for number in range(30)]
     first = bob.unseal_all(map(sealed, messages), LIMIT)
