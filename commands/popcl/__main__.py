@@ -41,7 +41,7 @@ The auth file:
   username = bob
   password = secret
 
-Exit status: 0 all was done; 2 a wrong command line; 66 a file cannot be read; 68 no such host; 69 the server refuses
+Exit status: 0 all was done; 64 a wrong command line; 66 a file cannot be read; 68 no such host; 69 the server refuses
 something; 73 OUT_DIR cannot be written to; 75 trouble that may pass, and messages that the server refused; 76 the
 server does not keep to POP3; 77 the certificate is not to be trusted, or the login was refused; 78 the auth file is
 not in its form.
