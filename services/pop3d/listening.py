@@ -5,6 +5,8 @@ import socket
 
 from stubmail.cli import listening_error
 
+MAPPED = "::ffff:"
+
 
 def bind(host: str, port: int) -> list[socket.socket]:
     """Return a bound socket for each address that ``host`` has; port 0 takes any. Raises Exit."""
@@ -44,6 +46,12 @@ def name_of(bound: socket.socket) -> str:
 
 
 def peer_of(transport: asyncio.BaseTransport) -> str:
-    """Return the address of a connection's peer; some text that is none when it has gone already, or has none."""
+    """Return the address of a connection's peer; some text that is none when it has gone already, or has none.
+
+    An IPv4 address is told as one where the socket is IPv6's too (RFC 4291 §2.5.5.2): in the log, and to PAM.
+    """
     peer = transport.get_extra_info("peername")
-    return str(peer[0]) if isinstance(peer, tuple) else "local"
+    if not isinstance(peer, tuple):
+        return "local"
+    address = str(peer[0])
+    return address.removeprefix(MAPPED) if "." in address else address

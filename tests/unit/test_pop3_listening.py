@@ -1,11 +1,12 @@
 """Listening sockets."""
 
+import asyncio
 import os
 import socket
 
 import pytest
 
-from services.pop3d.listening import bind, name_of
+from services.pop3d.listening import bind, name_of, peer_of
 from stubmail.errors import Exit
 from tests.support.ports import need_ipv6
 
@@ -44,3 +45,17 @@ def test_what_cannot_be_had_is_an_exit_and_nothing_stays_open() -> None:
     assert caught.value.status == os.EX_UNAVAILABLE
     with pytest.raises(Exit, match=r"cannot listen on 192\.0\.2\.1:110"):
         bind("192.0.2.1", 110)
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        (("192.0.2.7", 1), "192.0.2.7"),
+        (("::ffff:192.0.2.7", 1, 0, 0), "192.0.2.7"),
+        (("2001:db8::1", 1, 0, 0), "2001:db8::1"),
+        (("::ffff:0:1", 1, 0, 0), "::ffff:0:1"),
+        (None, "local"),
+    ],
+)
+def test_a_peer_is_called_by_the_address_that_it_has(peer: object, address: str) -> None:
+    assert peer_of(asyncio.BaseTransport({"peername": peer})) == address
