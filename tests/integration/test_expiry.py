@@ -35,9 +35,9 @@ def expire(network: Network) -> None:
 
 def look_again(network: Network, alice: Correspondent) -> None:
     """kill -9 alice's puller; the next one finds that it is time to look into her outbox."""
-    old = network.kill(PULLER)
     state = account_directory(alice.domain.site.root / "state", alice.address) / "state.sqlite3"
-    execute(state, "UPDATE watch SET due = 0")
+    execute(state, "UPDATE watch SET due = 0")  # which is read once, at the start
+    old = network.kill(PULLER)
     wait_until(lambda: network.pids[PULLER] != old, 30, "the next puller")
     wait_until(lambda: due(state) > time.time(), 60, "its look into the outbox")
 
