@@ -345,10 +345,10 @@ def test_hosts_and_ports_that_nobody_answers_at(client: Popcl) -> None:
 def test_command_lines_that_contradict_themselves(client: Popcl) -> None:
     for options in (["-T", "-S"], ["-c", "x"], ["-C", "x"], ["-p", "0"], ["-p", "65536"], ["-x"], ["--timeout", "nan"]):
         run = client.run(110, *options)
-        assert (run.status, run.output) == (2, ""), options
+        assert (run.status, run.output) == (os.EX_USAGE, ""), options
         assert "Usage: popcl" in run.errors
     for host in ("", ".", "[]"):
-        assert client.run(110, "-T", host=host).status == 2
+        assert client.run(110, "-T", host=host).status == os.EX_USAGE
     assert not client.out.exists()
 
 

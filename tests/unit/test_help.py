@@ -1,5 +1,6 @@
 """--help and --version of every program and each of its subcommands: they need no configuration and no database."""
 
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -47,4 +48,4 @@ def test_help_needs_no_configuration(name: str, tmp_path: Path, monkeypatch: pyt
 def test_a_wrong_command_line_is_said_before_a_missing_configuration(tmp_path: Path) -> None:
     for words in (["restore"], ["nonsense"], ["accounts", "set", "alice"]):
         shown = CliRunner().invoke(program("post_manager"), ["--config", str(tmp_path / "none"), *words])
-        assert (shown.exit_code, "Usage:" in shown.output) == (2, True), shown.output
+        assert (shown.exit_code, "Usage:" in shown.output) == (os.EX_USAGE, True), shown.output
