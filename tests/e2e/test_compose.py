@@ -33,9 +33,11 @@ def heartbeat(compose: Compose) -> str:
 
 
 def test_all_services_are_healthy(compose: Compose) -> None:
-    services = [json.loads(line) for line in compose("ps", "--format", "json").splitlines()]
-    assert len(services) == 12
-    assert {s["Service"] for s in services if s["Health"] != "healthy"} == set()
+    def services() -> list[dict[str, str]]:
+        return [json.loads(line) for line in compose("ps", "--format", "json").splitlines()]
+
+    assert len(services()) == 12
+    until("all are healthy", lambda: all(service["Health"] == "healthy" for service in services()))
 
 
 def test_the_name_server_has_the_three_records(compose: Compose) -> None:

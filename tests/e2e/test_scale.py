@@ -114,10 +114,13 @@ def outbox(compose: Compose) -> list[dict[str, object]]:
 
 
 def test_all_services_are_healthy(scaled: Compose) -> None:
-    services = [json.loads(line) for line in scaled("ps", "--format", "json").splitlines()]
-    assert {*REPLICAS, "alpha-balancer", "alpha-db"} < {service["Service"] for service in services}
-    assert "alpha-store" not in {service["Service"] for service in services}
-    assert {service["Service"] for service in services if service["Health"] != "healthy"} == set()
+    def services() -> list[dict[str, str]]:
+        return [json.loads(line) for line in scaled("ps", "--format", "json").splitlines()]
+
+    names = {service["Service"] for service in services()}
+    assert {*REPLICAS, "alpha-balancer", "alpha-db"} < names
+    assert "alpha-store" not in names
+    until("all are healthy", lambda: all(service["Health"] == "healthy" for service in services()))
 
 
 def test_every_notifier_answers_the_same_cookie(scaled: Compose) -> None:
