@@ -40,7 +40,7 @@ def client(tmp_path: Path) -> Popcl:
 )
 def test_greetings(client: Popcl, greeting: bytes, status: int, text: str) -> None:
     with ScriptedPop3(greeting=greeting) as server:
-        run = client.run(server.port, "--timeout", "0.3")
+        run = client.run(server.port, "--timeout", "1")
     assert (run.status, run.output) == (status, "")
     assert text in run.errors
     assert "PASS" not in str(server.commands)
@@ -94,7 +94,7 @@ def test_an_end_in_the_middle_of_a_message_keeps_the_whole_ones(client: Popcl, s
     half = b"+OK\r\n" + TWO[:-3]
     reply: Reply = half if stall else lambda connection: connection.sendall(half)
     with ScriptedPop3(maildrop(ONE, TWO, THREE) | {b"RETR 2": reply}) as server:
-        run = client.run(server.port, "-d", "--timeout", "0.3")
+        run = client.run(server.port, "-d", "--timeout", "1")
     assert (run.status, run.output) == (75, "1 message downloaded, 0 deleted\n")
     assert ("keeps us waiting" if stall else "closed the connection") in run.errors
     assert client.files() == {"1@x": ONE}
@@ -120,7 +120,7 @@ def test_a_message_that_the_server_refuses_is_said_and_not_deleted(client: Popcl
 )
 def test_nothing_is_said_to_be_deleted_without_an_answer_to_quit(client: Popcl, reply: Reply, text: str) -> None:
     with ScriptedPop3(maildrop(ONE) | {b"QUIT": reply}) as server:
-        run = client.run(server.port, "-d", "--timeout", "0.3")
+        run = client.run(server.port, "-d", "--timeout", "1")
     assert (run.status, run.output) == (75, "1 message downloaded, 0 deleted\n")
     assert text in run.errors
     assert client.files() == {"1@x": ONE}
@@ -242,7 +242,7 @@ def test_commands_go_ahead_of_their_replies_where_the_server_can_and_only_there(
         assert client.run(server.port, "-d").output == "100 messages downloaded, 100 deleted\n"
     assert client.files() == {f"{number}@x": message for number, message in enumerate(messages)}
     with ScriptedPop3(replies | late) as server:
-        assert client.run(server.port, "--timeout", "0.3").status == 75
+        assert client.run(server.port, "--timeout", "1").status == 75
     assert server.commands[-1] == b"RETR 1"
 
 

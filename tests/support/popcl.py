@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from commands.popcl.__main__ import main
 
-TIMEOUT = "5"  # seconds of silence that tests put up with
+TIMEOUT = "30"  # seconds of silence that tests put up with
 
 
 @dataclass(frozen=True)
