@@ -7,7 +7,7 @@ from typing import Any
 
 from services.post_manager.storage.posts import Terms
 from stubmail.address import Address, AddressError
-from stubmail.settings import ConfigError, load_file
+from stubmail.settings import ConfigError, MissingConfig, load_file
 
 DAY = 86_400  # seconds
 LIMITS = ("quota_posts", "quota_bytes", "max_post", "lifetime_days", "rate")
@@ -54,7 +54,11 @@ def load_accounts(path: Path, defaults: Terms) -> Accounts:
     A table for each account: ``[accounts.alice]`` with ``address`` and ``fingerprint``, and if need be
     ``quota_posts``, ``quota_bytes``, ``max_post`` (octets), ``lifetime_days`` and ``rate`` (requests a second).
     """
-    return parse_accounts(path, load_file(path), defaults)
+    try:
+        data = load_file(path)
+    except MissingConfig:
+        raise ConfigError(f"there is no accounts file {path}; `post_manager accounts add` makes one") from None
+    return parse_accounts(path, data, defaults)
 
 
 def parse_accounts(path: Path, data: Mapping[str, Any], defaults: Terms) -> Accounts:

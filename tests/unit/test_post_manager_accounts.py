@@ -112,6 +112,21 @@ def test_an_account_is_removed(desk: Desk) -> None:
     assert len(load_accounts(desk.file, desk.store.section.terms)) == 1
 
 
+def test_the_first_account_makes_the_file(desk: Desk) -> None:
+    desk.file.unlink()
+    for arguments in ("list",), ("show", "alice"), ("remove", "alice"):
+        result = desk.run(*arguments)
+        assert result.exit_code == os.EX_CONFIG
+        assert f"no accounts file {desk.file}; `post_manager accounts add` makes one" in result.output
+    assert "no account alice" in desk.run("set", "alice", "rate=1").output
+    assert not desk.file.exists()
+    desk.ok("add", "dave", "--address", "dave@alpha.example", "--fingerprint", OTHER)
+    [dave] = load_accounts(desk.file, desk.store.section.terms)
+    assert (dave.name, dave.fingerprint) == ("dave", OTHER)
+    assert desk.file.stat().st_uid == desk.file.parent.stat().st_uid  # so that the store can read it
+    assert desk.file.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_would_break_the_file_is_refused(desk: Desk, tmp_path: Path) -> None:
     dave = ("add", "dave", "--address", "dave@alpha.example", "--fingerprint")
     assert "already" in desk.refused(os.EX_USAGE, "add", "alice", "--address", "a@b.example", "--fingerprint", OTHER)

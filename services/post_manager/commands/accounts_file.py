@@ -17,6 +17,8 @@ from stubmail.errors import Exit
 from stubmail.settings import ConfigError
 from stubmail.spool import write_durably
 
+NEW_MODE = 0o600  # of a file that was not there; it belongs to the owner of its directory
+
 
 class AccountsFile:
     """The file at ``path``; ``terms`` are those of accounts about which it does not say.
@@ -30,7 +32,7 @@ class AccountsFile:
         self._terms = terms
 
     def add(self, name: str, values: Mapping[str, Any]) -> None:
-        """Put an account at the end. Raises Exit when one of that name is there."""
+        """Put an account at the end, of a new file if there is none. Raises Exit when one of that name is there."""
         with self._changing() as document:
             tables: Any = document.setdefault("accounts", tomlkit.table(is_super_table=True))
             if name in tables:
@@ -73,6 +75,9 @@ class AccountsFile:
     def _read(self) -> TOMLDocument:
         try:
             text = self._path.read_text().rstrip("\n") + "\n"
+        except FileNotFoundError:
+            return tomlkit.document()
+        try:
             document = tomlkit.parse(text)
         except (ValueError, tomlkit.exceptions.ParseError) as error:
             raise ConfigError(f"{self._path} is not valid TOML: {error}") from error
@@ -81,8 +86,9 @@ class AccountsFile:
 
     def _replace(self, text: str) -> None:
         self._judge(text)
-        before = self._path.stat()
-        write_durably(self._path, text.encode(), mode=before.st_mode & 0o777)
+        new = not self._path.exists()
+        before = (self._path.parent if new else self._path).stat()
+        write_durably(self._path, text.encode(), mode=NEW_MODE if new else before.st_mode & 0o777)
         if os.geteuid() != before.st_uid:  # the store has to be able to read it
             os.chown(self._path, before.st_uid, before.st_gid)
 
