@@ -5,13 +5,16 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 _PLAIN = re.compile(r"[\x21\x23-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but for space, quote, = and backslash
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_VALUE = 300  # characters of one value; a peer's text must not fill the disk
+
+_gathering = threading.local()  # lines: what ``together`` is to write
 
 
 def format_value(value: object) -> str:
@@ -65,6 +68,20 @@ class Sparing:
             event(logger, what, about, level=logging.DEBUG, **pairs)
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Have the lines that this thread logs within the block written at its end, by one system call."""
+    lines: list[str] = []
+    _gathering.lines = lines
+    try:
+        yield
+    finally:
+        del _gathering.lines
+        for handler in logging.getLogger().handlers:
+            if lines and isinstance(handler, _Handler):
+                handler.write(lines)
+
+
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
@@ -84,9 +101,27 @@ class _Formatter(logging.Formatter):
         return line
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        lines: list[str] | None = getattr(_gathering, "lines", None)
+        if lines is None:
+            super().emit(record)
+        else:
+            lines.append(self.format(record) + self.terminator)
+
+    def write(self, lines: list[str]) -> None:
+        self.acquire()
+        try:
+            with suppress(OSError, ValueError):  # as ever: a log that cannot be written stops nobody
+                self.stream.write("".join(lines))
+                self.flush()
+        finally:
+            self.release()
+
+
 def setup(verbose: bool = False) -> None:
     """Send every log line of this process to standard error; ``verbose`` adds debug lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

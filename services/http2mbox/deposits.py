@@ -11,7 +11,7 @@ from services.http2mbox.state import AccountTrouble, PostKey
 from services.http2mbox.tally import Tally
 from services.http2mbox.trust import REFUSED, Untrusted
 from services.http2mbox.workers import Lane
-from stubmail.log import event
+from stubmail.log import event, together
 from stubmail.store_answers import Listed
 
 COMMIT_POSTS = 500  # that go into the maildrop together
@@ -93,8 +93,9 @@ class Deposits:
         deposit = part.outcome.result()
         self._tally.delivered += len(deposit.new)
         self._tally.repeated += len(part.arrivals) - len(deposit.new) - len(deposit.refused)
-        for arrival in deposit.new:
-            event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
+        with together():
+            for arrival in deposit.new:
+                event(_log, "delivered", arrival.key[0].hex(), sender=arrival.sender, to=self._account.address)
         for post in part.posts:
             if text := deposit.refused.get(key_of(post)):
                 self._hold(post, Untrusted(REFUSED, text))

@@ -16,6 +16,7 @@ from stubmail.store_answers import Listed
 
 MAX_TRIES = 10  # answers to one batch; each but the last has to have brought something
 MEMORY_SIZE = 2**20  # octets of a batch that are kept in memory rather than on disk
+AHEAD = 2**17  # octets read at once, since posts are read one after the other
 
 
 class _Final(TemporaryError):
@@ -48,6 +49,7 @@ class _Store:
         self._file: IO[bytes] | None = None
         self._new: list[bytes] = []  # what is not in the file
         self._new_size = 0
+        self._read, self._read_at = b"", 0  # what was read last, and where it begins
         self.size = 0
 
     def append(self, piece: bytes) -> None:
@@ -64,11 +66,18 @@ class _Store:
             if len(self._new) > 1:
                 self._new = [b"".join(self._new)]
             return self._new[0][start : start + length] if self._new else b""
-        self._write(self._file)
-        return os.pread(self._file.fileno(), length, start)
+        if self._new:
+            self._write(self._file)
+        if length > AHEAD:
+            return os.pread(self._file.fileno(), length, start)
+        at = start - self._read_at
+        if not 0 <= at <= len(self._read) - length:
+            self._read, self._read_at, at = os.pread(self._file.fileno(), AHEAD, start), start, 0
+        return self._read[at : at + length]
 
     def close(self) -> None:
         self._new.clear()
+        self._read = b""
         if self._file:
             self._file.close()
 

@@ -18,6 +18,7 @@ from stubmail.pull_state import (
 )
 
 REMEMBER_SECONDS = 120 * 86_400  # four times a post's usual lifetime: a store restored from a backup lists old posts
+_AT_ONCE = 250  # posts: a statement for each would let other threads go first each time
 _NOTICE = "notice"
 _CAUSE = "cause"
 
@@ -57,10 +58,17 @@ class State(PullState):
         keys = [(bytes.fromhex(post_id), sender) for post_id, sender in halves if post_id not in (_NOTICE, _CAUSE)]
         told = [bytes.fromhex(post_id) for kind, ids in halves if kind == _NOTICE for post_id in ids.split(",")]
         causes = [(cause, now) for kind, cause in halves if kind == _CAUSE]
+        keys.sort()  # neighbours in the file are written at the same time
         with self._transaction() as db:
-            rows = [(*key, now) for key in keys]
-            db.executemany("INSERT OR IGNORE INTO delivered (id, sender, time) VALUES (?, ?, ?)", rows)
-            db.executemany("DELETE FROM held WHERE id = ? AND sender = ?", keys)
+            for start in range(0, len(keys), _AT_ONCE):
+                part = keys[start : start + _AT_ONCE]
+                values = ", ".join(["(?, ?)"] * len(part))
+                columns = [column for key in part for column in key]
+                query = f"INSERT OR IGNORE INTO delivered SELECT column1, column2, ? FROM (VALUES {values})"  # noqa: S608
+                db.execute(query, [now, *columns])
+                ids = ", ".join("?" * len(part))  # by which the rows are found; without, all would be looked through
+                query = f"DELETE FROM held WHERE id IN ({ids}) AND (id, sender) IN (VALUES {values})"  # noqa: S608
+                db.execute(query, [*(post_id for post_id, _ in part), *columns])
             db.executemany("INSERT OR IGNORE INTO told (id, time) VALUES (?, ?)", [(post_id, now) for post_id in told])
             db.executemany("INSERT OR REPLACE INTO warned (cause, time) VALUES (?, ?)", causes)
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -142,3 +143,40 @@ def test_a_flood_of_lines_of_one_kind_is_cut_off_and_counted(lines: list[str]) -
         "refused reason=mac suppressed=3",
         "refused reason=mac",
     ]
+
+
+def test_lines_that_belong_together_are_written_at_once_and_others_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Stream:
+        write, flush = staticmethod(written.append), staticmethod(lambda: None)
+
+    root, logger = logging.getLogger(), logging.getLogger("gathered")
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr("sys.stderr", Stream)
+    log.setup()
+    with log.together():
+        event(logger, "delivered", "1")
+        other = threading.Thread(target=event, args=(logger, "refused", "other"))
+        other.start()
+        other.join()
+        event(logger, "delivered", "2")
+    event(logger, "delivered", "3")
+    with log.together():
+        pass
+    assert [re.findall(r"info (\w+) \w+\n", text) for text in written] == [["other"], ["1", "2"], ["3"]]
+
+
+def test_a_log_that_is_gone_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr("sys.stderr", Gone())
+    log.setup()
+    with log.together():
+        event(logging.getLogger("gathered"), "delivered", "1")
