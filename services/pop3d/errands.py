@@ -12,15 +12,14 @@ from services.pop3d.counting import count_login
 from services.pop3d.host import Host
 from services.pop3d.login import Attempt, Elsewhere, Refused
 from services.pop3d.maildrop import Maildrop
-from services.pop3d.reader import BLOCK, Reader
+from services.pop3d.retrieval import Retrieval
 from services.pop3d.session import Session
 from stubmail.errors import StubmailError
 from stubmail.log import event
 
 DAY = 86_400  # seconds
 RUN = 128  # pipelined retrievals that are read together
-FEW, SMALL = 8, 32_768  # while somebody logs in: so many, and octets in one block
-REST = 0.001  # seconds then between blocks
+FEW = 8  # while somebody logs in
 
 logger = logging.getLogger("pop3d")
 
@@ -55,7 +54,7 @@ class Client(Protocol):
 class Errands:
     """One session's maildrop, and the one thing at a time that is done about it."""
 
-    __slots__ = ("_client", "_deferred", "_host", "_job", "_loop", "_maildrop", "_reader", "_session", "user")
+    __slots__ = ("_client", "_deferred", "_host", "_job", "_loop", "_maildrop", "_retrieval", "_session", "user")
 
     def __init__(self, host: Host, client: Client, session: Session) -> None:
         self._host = host
@@ -63,7 +62,7 @@ class Errands:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._maildrop: Maildrop | None = None
-        self._reader: Reader | None = None
+        self._retrieval: Retrieval | None = None  # from the first message on
         self._deferred: Action | None = None  # what came behind a run of retrievals
         self._job: asyncio.Task[None] | None = None
         self.user = ""
@@ -82,8 +81,8 @@ class Errands:
         """Return what the session says next; a message that has been read ahead comes as its reply."""
         action: bytes | Action | None = self._deferred or self._session.next()
         self._deferred = None
-        if isinstance(action, Retrieve) and self._reader is not None:
-            return self._reader.cached(action) or action
+        if isinstance(action, Retrieve) and self._retrieval is not None:
+            return self._retrieval.ready(action) or action
         return action
 
     def begin(self, action: Credentials | FindKeys | Retrieve | Commit) -> None:
@@ -92,7 +91,9 @@ class Errands:
             case FindKeys():
                 self._start(self._find_keys(action))
             case Retrieve():
-                self._start(self._retrieve(self._run(action)))
+                assert self._maildrop is not None
+                self._retrieval = self._retrieval or Retrieval(self._host, self._client, self._maildrop)
+                self._start(self._retrieval.send(self._run(action)))
             case Commit():
                 self._start(self._commit(action))
             case _:
@@ -100,8 +101,8 @@ class Errands:
 
     def rest(self) -> None:
         """Keep nothing in memory that the client may never ask for."""
-        if self._reader is not None and self._job is None:
-            self._reader.forget()
+        if self._retrieval is not None and self._job is None:
+            self._retrieval.rest()
 
     def cancel(self) -> None:
         """Wait no longer for a login."""
@@ -168,14 +169,11 @@ class Errands:
         self._session.accept(maildrop)
         self._client.opened()
 
-    @property
-    def _others_log_in(self) -> bool:
-        return self._host.arrivals.others(self._client.id, self._loop.time())
-
     def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
         """Gather pipelined retrievals and the replies between them, to be read together."""
         items: list[bytes | Retrieve] = [first]
-        most = FEW if self._others_log_in else RUN
+        others_log_in = self._host.arrivals.others(self._client.id, self._loop.time())
+        most = FEW if others_log_in else RUN
         while len(items) < most:
             action = self._session.next()
             if not isinstance(action, (bytes, Retrieve)):
@@ -184,35 +182,19 @@ class Errands:
             items.append(action)
         return items
 
-    async def _retrieve(self, items: list[bytes | Retrieve]) -> None:
-        assert self._maildrop is not None
-        reader = self._reader or Reader(self._maildrop, self._client.id)
-        self._reader = reader
-        reader.start(items)
-        await self._make_room(len(items) > 1)
-        block = await self._read(reader)
-        while not reader.done and not self._client.lost:
-            following = self._read(reader)  # while this one is on its way
-            self._client.write([block])
-            await self._client.writable()
-            block = await following
-            await self._make_room(True)
-        self._client.write([block])
-        await self._client.writable()
-
-    async def _make_room(self, much: bool) -> None:
-        """Let others log in: that goes from thread to thread, and each has to get hold of Python's global lock."""
-        if much and self._others_log_in:
-            await asyncio.sleep(REST)
-
-    def _read(self, reader: Reader) -> asyncio.Future[bytes]:
-        return self._loop.run_in_executor(self._host.mail, reader.read, SMALL if self._others_log_in else BLOCK)
+    async def _end_retrieval(self) -> set[int]:
+        """Have nobody read the maildrop any more; returns the messages that were asked for and not sent."""
+        retrieval, self._retrieval = self._retrieval, None
+        if retrieval is None:
+            return set()
+        await retrieval.settle()
+        retrieval.rest()
+        return retrieval.failed
 
     async def _commit(self, action: Commit) -> None:
         assert self._maildrop is not None
-        failed = self._reader.failed if self._reader is not None else set[int]()
-        sent = set(action.retrieved) - failed
-        maildrop, self._maildrop, self._reader = self._maildrop, None, None
+        maildrop, self._maildrop = self._maildrop, None
+        sent = set(action.retrieved) - await self._end_retrieval()
         try:
             update = partial(_update, maildrop, action, sent)
             count = await self._loop.run_in_executor(self._host.mail, update)
@@ -223,6 +205,7 @@ class Errands:
             self._session.committed(count)
 
     async def _unlock(self, maildrop: Maildrop) -> None:
+        await self._end_retrieval()
         await self._loop.run_in_executor(self._host.mail, maildrop.close)
 
 

@@ -4,6 +4,7 @@ import ssl
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Protocol
 
+from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
 from services.pop3d.login import Door
 from services.pop3d.patience import Patience
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """The server, as its connections see it."""
 
+    ahead: Ahead
     arrivals: Arrivals
     counters: Counters
     door: Door

@@ -1,7 +1,9 @@
 """Messages of an open maildrop as blocks for the wire, read off the event loop and a little ahead."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 
 from services.pop3d.actions import Retrieve
@@ -13,7 +15,10 @@ from stubmail.log import event
 
 BLOCK = 262_144  # octets of one write, more or less
 TOGETHER = 262_144  # octets of messages, small enough, that are read together
+AHEAD = 524_288  # the same for a client that takes them one after the other
 NEIGHBOURS = 128  # messages that are read together
+FIRST = 8  # for such a client; then twice as many each time, so that who wants few does not wait for many
+QUICK = 0.00005  # seconds a message, when it is in the kernel's memory and no disk or network is waited for
 
 logger = logging.getLogger("pop3d")
 
@@ -23,35 +28,99 @@ class Reader:
 
     Messages and the replies between them leave as blocks of about so many octets, so that one write serves many small
     messages, and memory does not grow with a large one. Neighbours are read together: those that are asked for in one
-    run, and the next ones for a client that fetches one message after the other. ``read`` blocks: call it off the event
-    loop.
+    run, and the next ones for a client that fetches one message after the other. ``read`` and ``fetch`` block: call
+    them off the event loop, one at a time.
     """
 
-    __slots__ = ("_ahead", "_maildrop", "_next", "_pieces", "_session", "done", "failed")
+    __slots__ = (
+        "_ahead",
+        "_held",
+        "_maildrop",
+        "_next",
+        "_pieces",
+        "_reads_ahead",
+        "_session",
+        "_stride",
+        "_until",
+        "done",
+        "failed",
+        "quick",
+    )
 
     def __init__(self, maildrop: Maildrop, session: str) -> None:
         self._maildrop = maildrop
         self._session = session
         self._pieces: Iterator[bytes] = iter(())
         self._ahead: dict[int, bytes] = {}  # whole replies by message number
+        self._held = 0  # their octets
         self._next = 1  # the message that a client which takes them in order fetches next
+        self._until = 1  # the first one behind those that were read ahead
+        self._reads_ahead = False
+        self._stride = FIRST  # messages that are read ahead next time
+        self.quick = False  # the last fetch, in which nothing was waited for
         self.done = True
         self.failed: set[int] = set()  # messages that were asked for and not sent
 
     def cached(self, item: Retrieve) -> bytes | None:
         """Return the whole reply when it has been read ahead; does not block."""
-        if item.lines is not None or item.number not in self._ahead:
+        if item.lines is not None:
             return None
-        self._next = item.number + 1
-        return self._ahead.pop(item.number)
+        reply = self._ahead.pop(item.number, None)
+        if reply is not None:
+            self._held -= len(reply)
+            self._next = item.number + 1
+        return reply
+
+    @property
+    def holding(self) -> bool:
+        """Whether something is there that was read ahead."""
+        return bool(self._ahead)
+
+    @property
+    def low(self) -> bool:
+        """Whether so little of that is left that more should be read meanwhile.
+
+        That pays when reading is waiting. From the kernel's memory the client has it faster when it waits: a thread at
+        work beside the event loop takes Python's global lock from it at each message.
+        """
+        return not self.quick and len(self._ahead) <= self._stride // 2 and self._held <= AHEAD // 2
+
+    def following(self) -> range:
+        """Return the numbers of the messages to be read then."""
+        most = min(self._stride, NEIGHBOURS // 2)
+        return range(self._until, self._until + self._fitting(self._until, most, AHEAD // 2))
+
+    def fetch(self, messages: range) -> dict[int, bytes]:
+        """Return the whole replies to retrievals of these messages, up to the first that cannot be read."""
+        octets, replies = self._maildrop.octets, dict[int, bytes]()
+        begun = time.monotonic()
+        # The client hears of what is wrong when it comes to that message.
+        with suppress(TemporaryError, OSError):
+            for number, message in enumerate(self._maildrop.several(messages.start, len(messages)), messages.start):
+                size = octets[number - 1]
+                if len(message) != size:
+                    break
+                replies[number] = b"".join((retrieved(size), stuff_whole(message), END))
+        self.quick = time.monotonic() - begun < QUICK * len(replies)
+        return replies
+
+    def keep(self, messages: range, replies: dict[int, bytes]) -> None:
+        """Have ``fetch``'s replies ready, and forget those that the client has passed over."""
+        kept = {number: reply for number, reply in self._ahead.items() if number >= self._next}
+        self._stride = min(2 * self._stride, NEIGHBOURS)
+        self._hold(kept | replies, messages.stop)
 
     def forget(self) -> None:
-        """Let go of what was read ahead: the client takes its time."""
-        self._ahead = {}
+        """Let go of what was read ahead."""
+        self._hold({}, self._next)
 
-    def start(self, items: Sequence[bytes | Retrieve]) -> None:
-        """Begin a run: replies that are ready, and messages to read, in order."""
+    def start(self, items: Sequence[bytes | Retrieve], ahead: bool = True) -> None:
+        """Begin a run: replies that are ready, and messages to read, in order.
+
+        With ``ahead`` one that comes alone, and in its turn, has those behind it read, too.
+        """
         self._pieces = self._render(items)
+        self._reads_ahead = ahead
         self.done = False
 
     def read(self, most: int = BLOCK) -> bytes:
@@ -110,27 +179,24 @@ class Reader:
 
     def _read_neighbours(self, items: Sequence[bytes | Retrieve], at: int, first: int) -> None:
         """Read the message that is asked for at ``items[at]``, and its neighbours, unless they are large."""
-        self._ahead.clear()
-        octets = self._maildrop.octets
-        if len(items) == 1 and first == self._next:
-            count = self._fitting(first, NEIGHBOURS)
+        self.forget()
+        if self._reads_ahead and len(items) == 1 and first == self._next:
+            count = self._fitting(first, self._stride, AHEAD)
+            self._stride = min(2 * self._stride, NEIGHBOURS)
         else:
-            count = self._fitting(first, _successive(items, at, first))
-        if not count:
-            return
-        try:
-            messages = self._maildrop.several(first, count)
-        except (TemporaryError, OSError):
-            return  # the client hears of it when it comes to the first
-        for number, message in enumerate(messages, first):
-            size = octets[number - 1]
-            if len(message) != size:
-                return  # as above
-            self._ahead[number] = b"".join((retrieved(size), stuff_whole(message), END))
+            count = self._fitting(first, _successive(items, at, first), TOGETHER)
+            self._stride = FIRST
+        if count:
+            messages = range(first, first + count)
+            self._hold(self.fetch(messages), messages.stop)
 
-    def _fitting(self, first: int, most: int) -> int:
-        """Return how many messages from ``first`` on, at most so many, are small enough together."""
-        room = TOGETHER
+    def _hold(self, replies: dict[int, bytes], until: int) -> None:
+        self._ahead = replies
+        self._held = sum(map(len, replies.values()))
+        self._until = until
+
+    def _fitting(self, first: int, most: int, room: int) -> int:
+        """Return how many messages from ``first`` on, at most so many, have no more than ``room`` octets together."""
         for count, size in enumerate(self._maildrop.octets[first - 1 : first - 1 + most]):
             room -= size
             if room < 0:

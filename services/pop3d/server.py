@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from services.pop3d.accounts import accounts_file, load_accounts
+from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
 from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
@@ -84,6 +85,7 @@ class Server:
         self._limit = SessionLimit(settings.sessions_per_address)
         self.jobs = 0
         self.arrivals = Arrivals()
+        self.ahead = Ahead()
         self.draining = False
         self._connections: set[Connection] = set()
         self._clock = Clock(self._connections, self.patience.often)

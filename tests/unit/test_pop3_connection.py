@@ -137,9 +137,9 @@ def test_who_has_much_to_do_makes_room_for_those_who_log_in(
             rests.append(seconds)
             return call_later(0, *args)
 
-        def counted(self: Reader, items: Sequence[bytes | Retrieve]) -> None:
+        def counted(self: Reader, items: Sequence[bytes | Retrieve], ahead: bool) -> None:
             runs.append(len(items))
-            start(self, items)
+            start(self, items, ahead)
 
         monkeypatch.setattr(loop, "call_later", later)
         monkeypatch.setattr(Reader, "start", counted)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.pop3d import reader as reader_module
 from services.pop3d.actions import Retrieve
-from services.pop3d.reader import BLOCK, NEIGHBOURS, TOGETHER, Reader
+from services.pop3d.reader import AHEAD, BLOCK, FIRST, NEIGHBOURS, TOGETHER, Reader
 from services.pop3d.wire import retrieved
 from stubmail.errors import TemporaryError
 from tests.support.pop3 import FakeMaildrop
@@ -70,15 +71,65 @@ def test_a_large_message_leaves_in_blocks() -> None:
     assert len(blocks) > 2_000_000 // (2 * BLOCK)
 
 
-def test_messages_taken_in_order_are_read_ahead_within_bounds() -> None:
-    maildrop = Counting([b"x" * 4000 + b"\r\n"] * 100)
+@pytest.mark.parametrize("size", [0, 100, 4000, 30_000])
+def test_messages_taken_in_order_are_read_ahead_more_and_more_within_bounds(size: int) -> None:
+    maildrop = Counting([b"x" * size + b"\r\n"] * 1000)
     reader = Reader(maildrop, "s")
-    assert run(reader, retr(maildrop, 1)) == [whole(maildrop.messages[0])]
-    assert len(maildrop.read) == TOGETHER // 4002
-    for number in range(2, 100):
+    for number in range(1, 1001):
         item = retr(maildrop, number)
         assert (reader.cached(item) or run(reader, item)[0]) == whole(maildrop.messages[0])
-    assert sorted(maildrop.read) == list(range(1, 101))
+    assert sorted(maildrop.read) == list(range(1, 1001)), "each once"
+    counts = [count for _, count in maildrop.several_calls]
+    assert counts[:3] == [FIRST, 2 * FIRST, min(4 * FIRST, AHEAD // (size + 2))]
+    assert max(counts) == min(NEIGHBOURS, AHEAD // (size + 2))
+
+
+def test_nothing_is_read_ahead_without_leave() -> None:
+    maildrop = Counting([b"x\r\n"] * 10)
+    reader = Reader(maildrop, "s")
+    for number in (1, 2):
+        reader.start([retr(maildrop, number)], ahead=False)
+        assert reader.read() == whole(b"x\r\n")
+        assert not reader.holding
+    assert maildrop.read == [1, 2]
+
+
+@pytest.mark.parametrize("size", [0, 100, 4000, 30_000])
+def test_what_is_read_meanwhile_keeps_the_bounds(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "QUICK", 0.0)  # as from a slow disk
+    maildrop = Counting([b"x" * size + b"\r\n"] * 1000)
+    reader = Reader(maildrop, "s")
+    run(reader, retr(maildrop, 1))
+    for number in range(2, 1001):
+        while reader.low and (messages := reader.following()):
+            reader.keep(messages, reader.fetch(messages))
+        held = [reader.cached(retr(maildrop, number))]
+        assert held == [whole(maildrop.messages[0])], "the client never waits"
+    assert sorted(maildrop.read) == list(range(1, 1001)), "each once"
+    counts = [count for _, count in maildrop.several_calls]
+    assert max(counts) == min(NEIGHBOURS // 2, AHEAD // 2 // (size + 2))
+
+
+def test_from_memory_nothing_is_read_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "QUICK", 10.0)
+    maildrop = Counting([b"x\r\n"] * 100)
+    reader = Reader(maildrop, "s")
+    run(reader, retr(maildrop, 1))
+    for number in range(2, FIRST + 1):
+        assert not reader.low
+        assert reader.cached(retr(maildrop, number))
+    assert reader.cached(retr(maildrop, FIRST + 1)) is None
+
+
+def test_what_the_client_has_passed_over_is_forgotten_when_more_comes() -> None:
+    maildrop = Counting([b"x\r\n"] * 100)
+    reader = Reader(maildrop, "s")
+    run(reader, retr(maildrop, 1))
+    assert reader.cached(retr(maildrop, FIRST)) == whole(b"x\r\n")
+    messages = reader.following()
+    reader.keep(messages, reader.fetch(messages))
+    assert reader.cached(retr(maildrop, 2)) is None
+    assert reader.cached(retr(maildrop, FIRST + 1)) == whole(b"x\r\n")
 
 
 def test_neighbours_that_are_asked_for_in_one_run_are_read_together() -> None:
@@ -142,7 +193,10 @@ def test_a_message_of_another_size_than_announced_is_not_ended() -> None:
 
 
 def test_a_message_that_cannot_be_read_ahead_is_left_until_it_is_asked_for() -> None:
-    maildrop = Counting([b"one\r\n", b"two\r\n"], broken={2: 0})
+    maildrop = Counting([b"one\r\n", b"two\r\n", b"three\r\n"], broken={2: 0})
     reader = Reader(maildrop, "s")
     assert run(reader, retr(maildrop, 1)) == [whole(b"one\r\n")]
     assert reader.cached(retr(maildrop, 2)) is None
+    assert not reader.following(), "nor is it tried again and again"
+    assert run(reader, retr(maildrop, 2))[0].startswith(b"-ERR ")
+    assert run(reader, retr(maildrop, 3)) == [whole(b"three\r\n")]

@@ -5,6 +5,7 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
 from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
@@ -40,6 +41,7 @@ class OnlyHost:
         self.counters = make_counters()
         self.jobs = 0
         self.arrivals = Arrivals()
+        self.ahead = Ahead()
         self._connections: set[Connection] = set()
         self._clock = Clock(self._connections, self.patience.often)
         self.left = asyncio.Event()

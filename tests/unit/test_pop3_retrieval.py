@@ -1,0 +1,225 @@
+"""Retrievals on the event loop: what is read while the client handles what it got, and what others do meanwhile."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.pop3d import reader as reader_module
+from services.pop3d.actions import Retrieve
+from services.pop3d.ahead import Ahead
+from services.pop3d.arrivals import Arrivals
+from services.pop3d.host import Host
+from services.pop3d.maildir import MaildirLocation
+from services.pop3d.maildrop import Maildrop
+from services.pop3d.reader import FIRST
+from services.pop3d.retrieval import Retrieval
+from services.pop3d.wire import retrieved
+from tests.support.pop3 import FakeMaildrop
+
+GONE = b"-ERR [SYS/TEMP] The message is not there any more, or not as it was\r\n"
+
+
+class World:
+    """The host, and the client that takes everything at once."""
+
+    id = "s"
+    lost = False
+
+    def __init__(self, places: int) -> None:
+        self.ahead = Ahead(places)
+        self.arrivals = Arrivals()
+        self.jobs = 0
+        self.mail = ThreadPoolExecutor(4)
+        self.taken = b""
+
+    def write(self, out: list[bytes]) -> None:
+        self.taken += b"".join(out)
+
+    async def writable(self) -> None:
+        pass
+
+    def retrieval(self, maildrop: Maildrop) -> Retrieval:
+        return Retrieval(cast(Host, self), self, maildrop)
+
+    async def ask(self, retrieval: Retrieval, *items: Retrieve) -> tuple[bytes, bool]:
+        """Return the answer, and whether it had been read ahead."""
+        if len(items) == 1 and (reply := retrieval.ready(items[0])):
+            return reply, True
+        self.taken = b""
+        await retrieval.send(items)
+        return self.taken, False
+
+
+class Slow(FakeMaildrop):
+    """Many messages; those behind ``until`` cannot be read yet. Fails when two threads use it at a time."""
+
+    def __init__(self, until: int = 1000) -> None:
+        super().__init__([b"%d\r\n" % number for number in range(1, 101)])
+        self.gate = threading.Event()
+        self.until = until
+        self.several_calls: list[tuple[int, int]] = []
+        self._alone = threading.Lock()
+
+    @contextmanager
+    def _use(self, last: int) -> Iterator[None]:
+        assert self._alone.acquire(blocking=False), "one at a time"
+        assert not self.closed
+        assert last <= self.until or self.gate.wait(10)
+        self._alone.release()
+        yield
+
+    def content(self, number: int) -> Iterator[bytes]:
+        with self._use(number):
+            yield from super().content(number)
+
+    def several(self, first: int, count: int) -> list[bytes]:
+        self.several_calls.append((first, count))
+        with self._use(first + count - 1):
+            return self.messages[first - 1 : first - 1 + count]
+
+
+def retr(maildrop: Maildrop, number: int) -> Retrieve:
+    return Retrieve(number, None, retrieved(maildrop.octets[number - 1]))
+
+
+def whole(text: bytes) -> bytes:
+    return retrieved(len(text)) + text + b".\r\n"
+
+
+def run(work: Callable[[World], Awaitable[None]], places: int = 10) -> None:
+    async def main() -> None:
+        world = World(places)
+        with world.mail:
+            await work(world)
+        assert not world.jobs
+
+    asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "QUICK", 0.0)
+
+
+def test_the_next_ones_are_read_while_the_client_handles_these() -> None:
+    async def work(world: World) -> None:
+        maildrop = Slow(until=FIRST)
+        retrieval = world.retrieval(maildrop)
+        for number in range(1, FIRST + 1):
+            answer, ready = await world.ask(retrieval, retr(maildrop, number))
+            assert (answer, ready) == (whole(b"%d\r\n" % number), number > 1)
+        assert world.jobs == 1, "the next ones are being read"
+        maildrop.gate.set()
+        await retrieval.settle()
+        assert world.jobs == 0
+        for number in range(FIRST + 1, 101):
+            answer, ready = await world.ask(retrieval, retr(maildrop, number))
+            assert (answer, ready) == (whole(b"%d\r\n" % number), True)
+            await retrieval.settle()
+        firsts = [first for first, _ in maildrop.several_calls]
+        assert firsts == sorted(set(firsts))
+
+    run(work)
+
+
+@pytest.mark.parametrize("number", [1, FIRST + 1, 100])
+def test_a_message_that_is_not_there_yet_waits_until_reading_ahead_has_ended(number: int) -> None:
+    """The maildrop sees that there is one thread at a time."""
+
+    async def work(world: World) -> None:
+        maildrop = Slow(until=FIRST)
+        retrieval = world.retrieval(maildrop)
+        for early in range(1, FIRST + 1):
+            await world.ask(retrieval, retr(maildrop, early))
+        assert world.jobs
+        asyncio.get_running_loop().call_soon(maildrop.gate.set)
+        assert (await world.ask(retrieval, retr(maildrop, number)))[0] == whole(b"%d\r\n" % number)
+        top = Retrieve(number, 0, b"+OK\r\n")
+        assert (await world.ask(retrieval, top))[0] == b"+OK\r\n%d\r\n.\r\n" % number
+        await retrieval.settle()
+
+    run(work)
+
+
+def test_what_arrives_after_the_client_was_given_up_is_not_kept() -> None:
+    async def work(world: World) -> None:
+        maildrop = Slow(until=FIRST)
+        retrieval = world.retrieval(maildrop)
+        for early in range(1, FIRST + 1):
+            await world.ask(retrieval, retr(maildrop, early))
+        assert world.jobs
+        retrieval.rest()
+        maildrop.gate.set()
+        await retrieval.settle()
+        maildrop.messages[FIRST] = b"x\r\n"
+        assert await world.ask(retrieval, retr(maildrop, FIRST + 1)) == (whole(b"x\r\n"), False)
+        await retrieval.settle()
+
+    run(work)
+
+
+def test_when_all_places_are_taken_nothing_is_read_ahead() -> None:
+    async def work(world: World) -> None:
+        maildrops = Slow(), Slow()
+        first, second = (world.retrieval(maildrop) for maildrop in maildrops)
+        for number in (1, 2, 3):
+            for retrieval, maildrop in ((first, maildrops[0]), (second, maildrops[1])):
+                answer, ready = await world.ask(retrieval, retr(maildrop, number))
+                assert answer == whole(b"%d\r\n" % number)
+                assert ready == (retrieval is first and number > 1)
+        assert maildrops[1].several_calls == [(1, 1), (2, 1), (3, 1)]
+        await first.settle()
+        first.rest()
+        await world.ask(second, retr(maildrops[1], 4))
+        assert (await world.ask(second, retr(maildrops[1], 5)))[1]
+        await second.settle()
+
+    run(work, places=1)
+
+
+def maildir(path: Path, messages: Sequence[bytes]) -> Path:
+    for name in ("new", "cur", "tmp"):
+        (path / name).mkdir()
+    for number, message in enumerate(messages, 1):
+        (path / "cur" / f"{number}.x:2,").write_bytes(message)
+    return path
+
+
+@pytest.mark.parametrize("quick", [0.0, 10.0])
+@pytest.mark.parametrize("settled", [False, True])
+def test_what_others_do_to_a_maildir_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: float, settled: bool
+) -> None:
+    monkeypatch.setattr(reader_module, "QUICK", quick)
+    monkeypatch.setattr("services.pop3d.maildir_sizes.settled", lambda *args: settled)
+    count = 4 * FIRST
+    path = maildir(tmp_path, [b"%d\n" % number for number in range(1, count + 1)])
+    changes: dict[int, Callable[[Path], Any]] = {
+        2: lambda file: file.write_bytes(b"is read already\n"),
+        3: Path.unlink,
+        count - 3: lambda file: file.rename(f"{file}S"),
+        count - 2: lambda file: file.write_bytes(b"longer than it was\n"),
+        count - 1: Path.unlink,
+    }
+
+    async def work(world: World) -> None:
+        maildrop = MaildirLocation(path).open()
+        retrieval = world.retrieval(maildrop)
+        answers = [(await world.ask(retrieval, retr(maildrop, 1)))[0]]
+        for number, change in changes.items():
+            change(path / "cur" / f"{number}.x:2,")
+        for number in range(2, count + 1):
+            answers.append((await world.ask(retrieval, retr(maildrop, number)))[0])
+            await retrieval.settle()
+        for number, answer in enumerate(answers, 1):
+            assert answer == (GONE if number in (count - 2, count - 1) else whole(b"%d\r\n" % number))
+        assert retrieval.failed == {count - 2, count - 1}
+        maildrop.close()
+
+    run(work)
