@@ -116,6 +116,11 @@ def test_who_never_asked_over_udp_is_refused_unread(store: Store) -> None:
     assert send(store, "127.0.0.1")[0] == "malformed", "exempt: its body is looked at"
 
 
+def test_the_token_is_looked_at_before_the_method(store: Store) -> None:
+    assert code(store.http.get(URL, environ_base={"REMOTE_ADDR": "192.0.2.1"})) == "token"
+    assert code(store.http.get(URL, environ_base={"REMOTE_ADDR": "127.0.0.1"})) == "method"
+
+
 def test_a_token_opens_the_door_for_its_network_and_its_time(store: Store) -> None:
     tokens = Tokens(store_key(store.database))
     good = tokens.give("192.0.2.1", NOW).octets.hex()

@@ -57,9 +57,6 @@ def create_app(edge: Edge) -> WsgiApp:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] not in paths:
             reply = not_found(edge.clock())
-        elif environ["REQUEST_METHOD"] != "POST":
-            meter = Meter(edge.counters, Asked(environ, edge.proxies).remote)
-            reply = _refuse(edge, meter, Refusal("method", "only POST is understood here"))
         else:
             steps = _serve(edge, Asked(environ, edge.proxies))
             try:
@@ -80,6 +77,8 @@ def _serve(edge: Edge, asked: Asked) -> Steps[Reply]:
     try:
         if edge.tokens is not None:
             edge.tokens.check(asked.token, asked.remote)
+        if asked.method != "POST":
+            raise Refusal("method", "only POST is understood here")
         boundary, length = asked.boundary, asked.length
         if length > edge.max_request:
             raise Refusal("too-large", f"a request may have {edge.max_request} octets")

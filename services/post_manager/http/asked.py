@@ -9,13 +9,14 @@ from stubmail.request import Refusal
 
 
 class Asked:
-    """One request, read from its WSGI environment; it can outlive Flask's context."""
+    """One request, read from its WSGI environment."""
 
-    __slots__ = ("_environ", "connection", "remote", "stream")
+    __slots__ = ("_environ", "connection", "method", "remote", "stream")
 
     def __init__(self, environ: dict[str, Any], proxies: tuple[Network, ...]) -> None:
         """``proxies``: whose X-Forwarded-For is believed."""
         self._environ = environ
+        self.method: str = environ["REQUEST_METHOD"]
         self.stream = environ["wsgi.input"]
         self.connection = environ.get("gunicorn.socket")
         self.remote = _remote(environ, proxies)
