@@ -137,7 +137,8 @@ class Bob:
         gpg = GpgHome(self.home)
         sealed = gpg.run("--encrypt", "--trust-model=always", "-r", str(BOB), data=FROM_ALICE).stdout
         self.world.put([(post_id, sealed)])
-        self.pull("--once")
+        done = self.pull("--once")
+        assert " held=1 " in done.stdout, done.stderr
         return post_id.hex()
 
 
