@@ -211,8 +211,7 @@ class Session:
         terms = self._terms
         names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "UTF8 USER", "LANG"]
         names.append("EXPIRE NEVER" if terms.expire == NEVER else f"EXPIRE {terms.expire}")
-        if terms.login_delay:
-            names.append(f"LOGIN-DELAY {terms.login_delay}")
+        names.append(f"LOGIN-DELAY {terms.login_delay}")
         if self._authorization.login_allowed:
             names.append("USER")
         if mechanisms := self._authorization.mechanisms:

@@ -198,6 +198,7 @@ ALWAYS = [
     b"UTF8 USER",
     b"LANG",
     b"EXPIRE NEVER",
+    b"LOGIN-DELAY 0",
     b"IMPLEMENTATION stubmail",
 ]
 
