@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stubmail.address import AddressError, parse_domain
 from stubmail.errors import Exit
 
 Section = TypeVar("Section")
@@ -66,6 +67,11 @@ class Domain:
     name: str = setting(doc="the mail domain, the part behind the @")
     host: str = setting("", "the host name that the domain's DNS records give; default: the domain's own name")
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what is no name."""
+        check_name("domain", "name", self.name)
+        check_name("domain", "host", self.host)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dns:
@@ -74,6 +80,19 @@ class Dns:
     resolver: str = setting("", "ADDRESS:PORT of the resolver to ask; default: those of /etc/resolv.conf")
     timeout_seconds: float = setting(5.0, "how long one question may take, all tries together")
     allow_private: bool = setting(False, "follow records to loopback and private addresses: for demos and tests only")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what cannot be meant."""
+        if self.timeout_seconds <= 0:
+            raise ConfigError("[dns] timeout_seconds must be more than 0")
+
+
+def check_name(section: str, key: str, name: str) -> None:
+    """Raise ConfigError when a setting, if it is given at all, is not a domain name."""
+    try:
+        _ = name and parse_domain(name)
+    except AddressError as error:
+        raise ConfigError(f"[{section}] {key}: {error}") from error
 
 
 def default_path() -> Path:

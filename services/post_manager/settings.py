@@ -9,7 +9,7 @@ from services.post_manager.policy import DAY
 from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.posts import Terms
 from stubmail.cli import parse_listen
-from stubmail.settings import ConfigError, Domain, items, setting
+from stubmail.settings import ConfigError, Domain, check_name, items, setting
 
 DATABASE_FILE = "store.db"  # in the spool directory
 PID_FILE = "post_manager.pid"  # there too
@@ -56,6 +56,7 @@ class PostManager:
         parse_listen(self.udp_listen)
         if self.admin_listen:
             parse_listen(self.admin_listen)
+        check_name("post_manager", "host", self.host)
         if not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > 255 or {".", ".."} & set(self.prefix.split("/")):
             raise ConfigError(f"[post_manager] prefix: {self.prefix!r} cannot be a URL's path")
         for name, least, most in (

@@ -118,6 +118,7 @@ def test_the_defaults_are_those_of_the_protocol() -> None:
         ("admin_listen", "9465"),
         ("drain_seconds", 0),
         ("drain_notice_seconds", -1),
+        ("host", "post.alpha.example:80"),
         ("prefix", ""),
         ("prefix", "/post"),
         ("prefix", "a/../b"),

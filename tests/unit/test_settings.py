@@ -261,3 +261,19 @@ def test_any_default_survives_the_sample(text: str, number: int, real: float, fl
     spec = [(name, type(value) if name != "path" else Path, setting(value, "x")) for name, value in fields]
     cls = dataclasses.make_dataclass("Any", [*spec, ("texts", list[str], items([text, text], "x"))], frozen=True)
     assert read({"dns": uncommented(sample("dns", cls))["dns"]}, "dns", cls, {}) == cls()
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "table", "words"),
+    [
+        ("domain", Domain, {"name": "two words"}, "name: 'two words' is not a domain name"),
+        ("domain", Domain, {"name": "a.example", "host": "post.a.example:80"}, "host: 'post.a.example:80' is not"),
+        ("dns", Dns, {"timeout_seconds": 0}, "timeout_seconds must be more than 0"),
+        ("dns", Dns, {"timeout_seconds": -1.0}, "timeout_seconds must be more than 0"),
+    ],
+)
+def test_names_and_times_that_cannot_be_meant_are_refused(
+    name: str, section: type[Any], table: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"\[{name}\] {words}"):
+        read({name: table}, name, section, {})
