@@ -115,10 +115,10 @@ class Maildir:
             return self._read_with_care(cur, first, len(listing.names[every]))
 
     def _read_with_care(self, cur: int, first: int, count: int) -> list[bytes]:
-        found: list[bytes] = []
+        found, today = list[bytes](), dict[str, str]()
         with suppress(OSError, TemporaryError):
             for number in range(first, first + count):
-                with closing(self._open(number, cur)) as file:
+                with closing(self._open(number, cur, today)) as file:
                     message = os.pread(file, self._listing.sizes[number - 1], 0)
                     if not self._is_as_it_was(number, file):
                         break
@@ -168,17 +168,21 @@ class Maildir:
     def _name(self, number: int) -> str:
         return f"{self._path}/cur/{self._listing.names[number - 1]}"
 
-    def _open(self, number: int, cur: int | None = None) -> int:
+    def _open(self, number: int, cur: int | None = None, today: dict[str, str] | None = None) -> int:
         """Open a message's file; other programs rename it when its flags change. Raises TemporaryError, OSError.
 
-        ``cur``: that directory, if it is open.
+        ``cur``: that directory, if it is open. ``today``: what ``_names_now`` said, or nothing until it is needed; many
+        messages that another program has marked as read are looked for once.
         """
         try:
             if cur is not None:
                 return os.open(self._listing.names[number - 1], _FLAGS, dir_fd=cur)
             return os.open(self._name(number), _FLAGS)
         except FileNotFoundError:
-            renamed = self._names_now().get(self._listing.names[number - 1])
+            names = today or self._names_now()
+            if today is not None:
+                today.update(names)
+            renamed = names.get(self._listing.names[number - 1])
             if renamed is None:
                 raise TemporaryError("4.3.0", f"{self._name(number)} is not there any more") from None
             return os.open(self._cur / renamed, _FLAGS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.pop3d import maildir_sizes
+from services.pop3d import maildir, maildir_sizes
 from services.pop3d.index_cache import SPOT_CHECKS, IndexCache
 from services.pop3d.maildir import Maildir, MaildirLocation
 from services.pop3d.maildir_listing import Listing
@@ -118,6 +118,22 @@ def test_files_are_looked_at_one_by_one_only_when_the_directory_has_changed(
         assert maildrop.several(1, 4) == [b"1\r\n", b"2\r\n", b"3\r\n"], "another file in the place of one"
         assert files == [1, 2, 3, 4]
         files.clear()
+    maildrop.close()
+
+
+def test_neighbours_that_another_program_has_renamed_are_looked_for_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 51):
+        put(path, "cur", f"{number}.x:2,", b"%d\n" % number)
+    maildrop = MaildirLocation(path).open()
+    for number in range(2, 51):
+        (path / "cur" / f"{number}.x:2,").rename(path / "cur" / f"{number}.x:2,S")
+    scans: list[Path] = []
+    messages_in = maildir.messages_in
+    monkeypatch.setattr(maildir, "messages_in", lambda directory: scans.append(directory) or messages_in(directory))
+    assert maildrop.several(1, 50) == [b"%d\r\n" % number for number in range(1, 51)]
+    assert len(scans) == 1
     maildrop.close()
 
 
