@@ -17,7 +17,7 @@ from services.http2mbox.intake import Client as IntakeClient
 from services.http2mbox.intake import Intake
 from services.http2mbox.listing import check_page, others_of
 from services.http2mbox.opening import Opening
-from services.http2mbox.state import OtherSender
+from services.http2mbox.state import OtherSender, PostKey
 from services.http2mbox.tally import Tally
 from services.http2mbox.trust import TOO_LARGE, Untrusted, admit
 from services.http2mbox.workers import Lane, MemoryGate
@@ -97,10 +97,10 @@ class Pull:
         """
         others: dict[tuple[str, str], Other] = {}
         with self._intake:
-            for page in self._pages():
+            for page, there in self._pages():
                 if len(others) < MAX_OTHERS:
                     others.update(((other.sender, other.address.key), other) for other in page.others)
-                self._deal_with(page.posts)
+                self._deal_with(page.posts, there)
             self._intake.finish()
         if not self._listed_all:
             return self.tally
@@ -109,19 +109,24 @@ class Pull:
         self.tally.complete = True
         return self.tally
 
-    def _pages(self) -> Iterator[Listing]:
-        """Yield what the store lists, page by page; while one is dealt with, the next one is on its way."""
+    def _list(self, senders: Sequence[str], after: int, limit: int) -> tuple[Listing, set[PostKey]]:
+        """Return a page, and what of it was delivered before; what is on its way to the maildrop may be missing."""
+        page = self._client.list(senders, after, limit)
+        check_page(page, senders, after)
+        return page, self._account.state.delivered(map(key_of, page.posts))
+
+    def _pages(self) -> Iterator[tuple[Listing, set[PostKey]]]:
+        """Yield what ``_list`` returns, page by page; while one is dealt with, the next one is on its way."""
         chunks = _chunks(sorted(self._contacts.domains[self._domain].fingerprints), MAX_SENDERS)
         chunk, after = next(chunks, None), 0
         for number in range(MAX_PAGES):
             if chunk is None:
                 break
             if number == 0:
-                coming = self._lane.run(self._client.list, chunk, after, FIRST_PAGE)
+                coming = self._lane.run(self._list, chunk, after, FIRST_PAGE)
             if not coming.done():
                 self._intake.flush()
-            page = coming.result()
-            check_page(page, chunk, after)
+            page, there = coming.result()
             if number == 0:
                 self.tally.serial = page.serial
             if page.more:
@@ -130,8 +135,8 @@ class Pull:
                 chunk, after = next(chunks, None), 0
             if chunk is not None and number + 1 < MAX_PAGES:
                 self._lane.branch_off()
-                coming = self._lane.run(self._client.list, chunk, after, min(PAGE, FIRST_PAGE << min(number + 1, 10)))
-            yield page
+                coming = self._lane.run(self._list, chunk, after, min(PAGE, FIRST_PAGE << min(number + 1, 10)))
+            yield page, there
         self._listed_all = chunk is None
 
     def _conclude(self, others: Collection[Other]) -> None:
@@ -146,12 +151,11 @@ class Pull:
         if self.tally.skipped:
             event(_log, "flooded", level=logging.WARNING, domain=self._domain, skipped=self.tally.skipped)
 
-    def _deal_with(self, posts: Sequence[Listed]) -> None:
+    def _deal_with(self, posts: Sequence[Listed], there: Collection[PostKey]) -> None:
         """Sort one page: what was delivered before is acknowledged, what is held stays, the rest is fetched."""
         if self.tally.held:
             self._intake.finish()  # so that it shows whether a sender floods us
-        self._drop([post for post in posts if self._held.decision(post) == DROP])
-        there = self._account.state.delivered(map(key_of, posts))
+        there = self._drop([post for post in posts if self._held.decision(post) == DROP]).union(there)
         wanted = [
             post for post in posts if key_of(post) not in there and not self._held.keeps(post) and self._wants(post)
         ]
@@ -185,12 +189,16 @@ class Pull:
             self._opening.release(post, objection)
         return True
 
-    def _drop(self, posts: Sequence[Listed]) -> None:
-        if posts and not self._limits.dry_run:
-            self._account.drop([key_of(post) for post in posts])
-            self.tally.dropped += len(posts)
-            for post in posts:
-                event(_log, "dropped", post.id.hex(), sender=post.address, to=self._account.address)
+    def _drop(self, posts: Sequence[Listed]) -> set[PostKey]:
+        """Return which posts are to be taken for delivered now."""
+        if not posts or self._limits.dry_run:
+            return set()
+        keys = [key_of(post) for post in posts]
+        self._account.drop(keys)
+        self.tally.dropped += len(posts)
+        for post in posts:
+            event(_log, "dropped", post.id.hex(), sender=post.address, to=self._account.address)
+        return set(keys)
 
     def _hold(self, post: Listed, verdict: Untrusted) -> None:
         self.tally.held += 1

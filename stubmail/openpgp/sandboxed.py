@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
 
 import pysequoia
 
@@ -57,6 +56,15 @@ def digest_of(certificates: Sequence[bytes]) -> bytes:
     return sha256(pack(*certificates)).digest() if certificates else b""
 
 
+def own_memory() -> int:
+    """Return the octets of address space that this process has."""
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY)  # pathlib would take longer to import than all else here
+    try:
+        return int(os.read(descriptor, 100).split()[0]) * resource.getpagesize()
+    finally:
+        os.close(descriptor)
+
+
 def unlock(key: bytes, passphrase: str) -> pysequoia.PyDecryptor | None:
     """Return what decrypts with one secret key; None when this engine cannot use it."""
     for password in dict.fromkeys([passphrase or None, None]):
@@ -79,8 +87,7 @@ class Child:
         self.source = io.BufferedReader(io.FileIO(source, closefd=False), BUFFER)
         self.sink = sink
         self.limit = 0
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        self.own_memory = pages * resource.getpagesize()
+        self.own_memory = own_memory()
         self.waiting: deque[list[bytes]] = deque()
         self.known: dict[bytes, tuple[bytes, list[pysequoia.Cert]]] = {}  # certificates and their digest, by key names
         self.asked = self.digest = b""  # what the present message has led to
