@@ -1,5 +1,6 @@
 """--check: try everything that the gateway needs, and say all that is wrong."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -91,8 +92,11 @@ def _port(name: str, text: str) -> str:
     try:
         bind(host, port).close()
     except Exit as error:
-        advice = "does another program have it, or this gateway already"
-        if error.status == os.EX_NOPERM:
+        cause = error.__cause__
+        advice = f"set [smtp2stub] {name} to an address of this machine"
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            advice = "does another program have it, or this gateway already"
+        elif error.status == os.EX_NOPERM:
             advice = f"it takes root, or CAP_NET_BIND_SERVICE; or set [smtp2stub] {name} to a port of 1024 or more"
         raise Exit(error.status, f"{name}: {error.text}; {advice}") from error
     return f"{name}: {text} is free"

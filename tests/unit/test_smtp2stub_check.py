@@ -1,6 +1,7 @@
 """smtp2stub --check: whether notices can go where the users file says."""
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from services.smtp2stub.settings import Smtp2stub
 from stubmail.address import Address
 from stubmail.errors import Exit
 from stubmail.settings import Dns, Domain
+from tests.support.ports import LOOPBACK
 
 
 @dataclass
@@ -32,11 +34,11 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "Keyring", FakeKeyring)
 
 
-def run(directory: Path, maildrop: str) -> None:
+def run(directory: Path, maildrop: str = 'maildrop = "mbox:alice"', listen: str = "") -> None:
     users = directory / "users.toml"
     users.write_text(f'[users.alice]\naddress = "alice@alpha.example"\ngnupghome = "keys"\n{maildrop}\n')
     store = "http://127.0.0.1:1/stub"
-    options = Smtp2stub(users, listen="", admin_listen="", spool=directory / "spool", reserve_bytes=0, store=store)
+    options = Smtp2stub(users, listen=listen, admin_listen="", spool=directory / "spool", reserve_bytes=0, store=store)
     check.check_all(Domain("alpha.example"), Dns(), options)
 
 
@@ -68,3 +70,10 @@ def test_a_maildrop_that_will_not_do_is_named_with_its_user(
     with pytest.raises(Exit, match=words) as caught:
         run(tmp_path, maildrop)
     assert caught.value.status == status
+
+
+def test_an_address_that_cannot_be_listened_on_comes_with_the_advice_that_helps(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(Exit, match="does another program have it"):
+        run(tmp_path, listen=f"{LOOPBACK}:{taken.getsockname()[1]}")
+    with pytest.raises(Exit, match=r"\[smtp2stub\] listen to an address of this machine"):
+        run(tmp_path, listen="192.0.2.1:0")  # RFC 5737
