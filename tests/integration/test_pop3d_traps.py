@@ -143,8 +143,8 @@ def test_a_login_that_takes_long_stalls_nobody(tmp_path: Path) -> None:
                 holder.communicate()
                 assert first.line().startswith(b"+OK maildrop has 1 message")
         finally:
-            holder.kill()
-            holder.wait()
+            with holder:
+                holder.kill()
 
 
 def test_reading_a_message_lets_no_deliverer_in_while_the_mbox_is_rewritten(tmp_path: Path) -> None:
