@@ -197,29 +197,29 @@ class Errands:
         sent = set(action.retrieved) - await self._end_retrieval()
         try:
             update = partial(_update, maildrop, action, sent)
-            count = await self._loop.run_in_executor(self._host.mail, update)
+            count, changed = await self._loop.run_in_executor(self._host.mail, update)
         except (StubmailError, OSError) as error:
             event(logger, "failed", self._client.id, logging.ERROR, user=self.user, what="deletion", reason=error)
             self._session.committed(None)
         else:
-            self._session.committed(count)
+            self._session.committed(count, changed)
 
     async def _unlock(self, maildrop: Maildrop) -> None:
         await self._end_retrieval()
         await self._loop.run_in_executor(self._host.mail, maildrop.close)
 
 
-def _update(maildrop: Maildrop, commit: Commit, sent: set[int]) -> int:
-    """Enter the UPDATE state: remove messages, and unlock the maildrop in any case (RFC 1939 §6); returns how many.
+def _update(maildrop: Maildrop, commit: Commit, sent: set[int]) -> tuple[int, int]:
+    """Enter the UPDATE state: remove messages, and unlock the maildrop in any case (RFC 1939 §6).
 
+    Returns how many are gone, and how many stay as another program has changed them.
     ``sent``: those that may not stay since they have been retrieved.
     """
     try:
         numbers = sent.union(commit.numbers)
         if commit.expire:
             numbers.update(maildrop.older(time.time() - commit.expire * DAY))
-        if numbers:
-            maildrop.commit(sorted(numbers))
-        return len(numbers)
+        changed = maildrop.commit(sorted(numbers)) if numbers else 0
+        return len(numbers) - changed, changed
     finally:
         maildrop.close()

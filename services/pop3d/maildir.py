@@ -130,7 +130,7 @@ class Maildir:
         times = enumerate((order(name)[0] for name in self._listing.names), 1)
         return [number for number, time in times if 0 < time < moment]
 
-    def commit(self, numbers: Sequence[int]) -> None:
+    def commit(self, numbers: Sequence[int]) -> int:
         """Move the files to tmp, all or none, and only then remove them: until the last move all can be undone."""
         moved: list[tuple[Path, Path]] = []
         cur = self._cur
@@ -149,6 +149,7 @@ class Maildir:
             raise
         for _, target in moved:
             target.unlink(missing_ok=True)
+        return 0  # a file that is not the message any more is another's
 
     def close(self) -> None:
         if self._changed:  # as the directory does not tell: the next session is to look at every file

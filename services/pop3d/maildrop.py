@@ -40,8 +40,11 @@ class Maildrop(Listing, Protocol):
         Raises TemporaryError or OSError.
         """
 
-    def commit(self, numbers: Sequence[int]) -> None:
-        """Remove these messages durably, and nothing that was delivered since. Raises TemporaryError: none removed."""
+    def commit(self, numbers: Sequence[int]) -> int:
+        """Remove these messages durably, and nothing that was delivered since.
+
+        Returns how many stay, as another program has changed them. Raises TemporaryError: none removed.
+        """
 
     def close(self) -> None:
         """Let the next session in. Closing twice is no error."""

@@ -124,12 +124,13 @@ class MboxMaildrop:
                     found.append(at + 1)
         return found
 
-    def commit(self, numbers: Sequence[int]) -> None:
+    def commit(self, numbers: Sequence[int]) -> int:
         gone = {number - 1 for number in numbers}
-        self._mbox.remove(self._messages, gone)
+        changed = self._mbox.remove(self._messages, gone).changed
         file = self._file
         memory = remember(self._record.hashes(), self._record.numbers, gone, file.memory(self._record))
         file.save(self._rest(gone, file.keep_memory(memory)))
+        return changed
 
     def close(self) -> None:
         self._lock.release()

@@ -154,15 +154,22 @@ class Session:
         self._authorization.tls_started()
         self._waiting = _Waiting.NOTHING
 
-    def committed(self, count: int | None) -> None:
-        """Answer QUIT: so many messages are gone for good, every marked one among them; None: not one is."""
+    def committed(self, count: int | None, changed: int = 0) -> None:
+        """Answer QUIT: so many messages are gone for good, and ``changed`` of them, being others now, stay.
+
+        None: not one is gone (RFC 1939 §6).
+        """
         assert self._transaction is not None
-        if count is not None:
-            self._transaction.committed(count)
-            self._queue.insert(0, self._end("quit", ok("stubmail POP3 server signing off")))
-        else:
+        if count is None:
             text = "Nothing was deleted, try again later"
             self._queue.insert(0, self._end("quit, deletions failed", err(text, "SYS/TEMP")))
+            return
+        self._transaction.committed(count)
+        if changed:
+            text = "Some deleted messages were not removed: another program has changed them"
+            self._queue.insert(0, self._end("quit, some deletions failed", err(text)))
+        else:
+            self._queue.insert(0, self._end("quit", ok("stubmail POP3 server signing off")))
 
     # Commands
 

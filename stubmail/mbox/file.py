@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from stubmail import log
 from stubmail.mbox import append, disk, rewrite
 from stubmail.mbox.append import Delivery
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.lock import MailboxLock
-from stubmail.mbox.matching import still_in
+from stubmail.mbox.matching import altered, still_in
 from stubmail.mbox.scan import Index, Scanner, begins_like_mbox
 from stubmail.mbox.snapshot import Snapshot, settled, signature
 
@@ -22,6 +23,13 @@ SCAN = 1 << 17  # octets scanned at a time: the next look at them finds them in 
 Committed = Callable[[Sequence[str]], None]
 
 _logger = logging.getLogger("mbox")
+
+
+class Removal(NamedTuple):
+    """What became of messages that were to be deleted: so many are; so many stay, as others have changed them."""
+
+    removed: int
+    changed: int
 
 
 def _forget(ids: Sequence[str]) -> None:
@@ -90,8 +98,8 @@ class Mbox:
             seen, now = signature(lock.fd), time.time()
             return Snapshot(self.path, self._scan(lock), seen, settled(seen, now))
 
-    def remove(self, snapshot: Snapshot, numbers: Iterable[int]) -> int:
-        """Delete messages of a snapshot (``numbers`` count from 0, as in the snapshot) and return how many it deleted.
+    def remove(self, snapshot: Snapshot, numbers: Iterable[int]) -> Removal:
+        """Delete messages of a snapshot (``numbers`` count from 0, as in the snapshot).
 
         In place, durably when it returns. Mail that came since the snapshot stays; messages that others have removed
         or changed meanwhile are passed over, and of identical twins never more are deleted than were asked for.
@@ -102,14 +110,16 @@ class Mbox:
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(snapshot):
             raise IndexError("no such message in the snapshot")
         if not wanted or not self._exists():
-            return 0
+            return Removal(0, 0)
         with self._locked() as lock:
             now = self._scan(lock)
             found = still_in(snapshot.index, now, wanted)
+            missing = len(wanted) - len(found)
+            changed = min(missing, altered(snapshot.index, now)) if missing else 0
             if found:
                 with disk.failures(self.path):
                     rewrite.cut_out(self.path, lock.fd, _gaps(now, found), lock.refresh)
-        return len(found)
+        return Removal(len(found), changed)
 
     def _exists(self) -> bool:
         return os.path.lexists(self.path)

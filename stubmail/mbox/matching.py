@@ -25,6 +25,20 @@ def still_in(before: Index, now: Index, wanted: Sequence[int]) -> list[int]:
     return sorted(found)
 
 
+def altered(before: Index, now: Index) -> int:
+    """Return how many messages of ``now`` may be some of ``before`` that others have changed.
+
+    New mail comes last: what nobody knows is new if it stands behind the last message that was there before. When that
+    one is not to be found, it may have been changed.
+    """
+    there = {now.digest(number) for number in range(len(now))}
+    known = {before.digest(number) for number in range(len(before))}
+    gone_last = next((n for n in range(len(before)) if before.digest(len(before) - 1 - n) in there), len(before))
+    new_last = next((n for n in range(len(now)) if now.digest(len(now) - 1 - n) in known), len(now))
+    between = sum(now.digest(number) not in known for number in range(len(now) - new_last))
+    return between + min(gone_last, new_last)
+
+
 def _places(index: Index, digests: set[bytes]) -> dict[bytes, list[int]]:
     """Where in ``index`` the messages with these digests are."""
     places = defaultdict(list)

@@ -267,7 +267,7 @@ def remove(place: Place, numbers: list[int], machine: Machine) -> bool:
         snapshot = place.mbox("reader").snapshot()
     try:
         with machine:
-            assert place.mbox("reader").remove(snapshot, numbers) == len(numbers)
+            assert place.mbox("reader").remove(snapshot, numbers).removed == len(numbers)
     except Crash:
         return False
     return True

@@ -43,7 +43,7 @@ class Session:
         snapshot = self._mbox.snapshot()
         numbers = [number for number in range(len(snapshot)) if self._chance.random() < part]
         names = [name_of(b"".join(snapshot.chunks(number))) for number in numbers]
-        assert self._mbox.remove(snapshot, numbers) == len(numbers)
+        assert self._mbox.remove(snapshot, numbers).removed == len(numbers)
         self.fetched += names
 
     def run_until(self, over: Callable[[], bool]) -> None:

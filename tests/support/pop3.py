@@ -23,6 +23,7 @@ class FakeMaildrop:
         self.messages = list(messages)
         self.piece = piece
         self.committed: list[int] | None = None
+        self.changed = 0  # of those removed, how many another program has changed
         self.closed = False
 
     @property
@@ -49,8 +50,9 @@ class FakeMaildrop:
     def older(self, moment: float) -> list[int]:
         return []
 
-    def commit(self, numbers: Sequence[int]) -> None:
+    def commit(self, numbers: Sequence[int]) -> int:
         self.committed = list(numbers)
+        return self.changed
 
     def close(self) -> None:
         self.closed = True
@@ -118,8 +120,10 @@ class Driver:
                     out += action.head + b"".join(stuff(whole)) + END
                 case Commit():
                     if self._commit_works:
-                        self.maildrop.commit(sorted({*action.numbers, *action.retrieved}))
-                    self.session.committed(len(self.maildrop.committed or ()) if self._commit_works else None)
+                        changed = self.maildrop.commit(sorted({*action.numbers, *action.retrieved}))
+                        self.session.committed(len(self.maildrop.committed or ()) - changed, changed)
+                    else:
+                        self.session.committed(None)
                 case Close():
                     self.closed = action.reason
         return out

@@ -416,7 +416,7 @@ class TestRemoval:
                 os.truncate(mbox.path, mbox.path.stat().st_size - cut)
             snapshot = mbox.snapshot()
             mbox.deliver([delivery("late")])
-            assert mbox.remove(snapshot, numbers) == len(numbers)
+            assert mbox.remove(snapshot, numbers).removed == len(numbers)
             left = [message for number, message in enumerate(messages) if number not in numbers]
             assert read(mbox.snapshot()) == [*left, b"Subject: new\r\n\r\nnew\r\n"]
             assert names(mbox.path) == {"bob"}
@@ -433,7 +433,7 @@ class TestRemoval:
         path.write_bytes(ONE)
         snapshot = mbox.snapshot()
         Path(f"{path}.lock").write_text("0")
-        assert mbox.remove(snapshot, []) == 0
+        assert mbox.remove(snapshot, []).removed == 0
 
     def test_a_deliverer_with_the_file_open_loses_nothing(self, mbox: Mbox, path: Path) -> None:
         path.write_bytes(ONE + TWO)
@@ -446,16 +446,16 @@ class TestRemoval:
         path.write_bytes(ONE + TWO + FROM + b"three\n\n")
         snapshot = mbox.snapshot()
         path.write_bytes(TWO + FROM + b"three\n\n" + FROM + b"late\n\n")
-        assert mbox.remove(snapshot, [0, 2]) == 1
+        assert mbox.remove(snapshot, [0, 2]) == (1, 0)
         assert path.read_bytes() == TWO + FROM + b"late\n\n"
 
     def test_a_mailbox_that_others_removed_or_replaced(self, mbox: Mbox, path: Path) -> None:
         path.write_bytes(ONE + TWO)
         snapshot = mbox.snapshot()
         path.rename(f"{path}.old")
-        assert mbox.remove(snapshot, [0]) == 0
+        assert mbox.remove(snapshot, [0]).removed == 0
         path.write_bytes(TWO + ONE)
-        assert mbox.remove(snapshot, [0]) == 1
+        assert mbox.remove(snapshot, [0]).removed == 1
         assert path.read_bytes() == TWO
 
     def test_what_others_changed_stays(self, mbox: Mbox, path: Path) -> None:
@@ -463,8 +463,15 @@ class TestRemoval:
         snapshot = mbox.snapshot()
         changed = ONE.replace(b"\n\none", b"\nStatus: RO\n\none")
         path.write_bytes(changed + TWO)
-        assert mbox.remove(snapshot, [0, 1]) == 1
+        assert mbox.remove(snapshot, [0, 1]) == (1, 1)
         assert path.read_bytes() == changed
+        assert mbox.remove(snapshot, [0, 1]) == (0, 1)
+
+    def test_the_only_message_is_changed(self, mbox: Mbox, path: Path) -> None:
+        path.write_bytes(ONE)
+        snapshot = mbox.snapshot()
+        path.write_bytes(ONE.replace(b"\n\none", b"\nStatus: RO\n\none") + TWO)
+        assert mbox.remove(snapshot, [0]) == (0, 1)
 
     def test_what_is_no_mbox_any_more_is_left_alone(self, mbox: Mbox, path: Path) -> None:
         path.write_bytes(ONE)
@@ -518,7 +525,7 @@ class TestRemoval:
             return write(fd, data, offset)
 
         monkeypatch.setattr(os, "pwrite", watch)
-        assert mbox.remove(mbox.snapshot(), [0]) == 1
+        assert mbox.remove(mbox.snapshot(), [0]).removed == 1
         assert len(sizes) == 1
         assert path.read_bytes() == expected
 

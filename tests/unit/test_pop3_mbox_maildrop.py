@@ -216,6 +216,17 @@ def test_mail_that_comes_during_a_session_is_seen_by_the_next(path: Path) -> Non
     again.close()
 
 
+def test_what_another_program_has_changed_stays_and_is_told(path: Path) -> None:
+    write(path, b"one\n", b"two\n")
+    maildrop = MboxLocation(path).open()
+    write(path, b"Status: RO\n\none\n", b"two\n")
+    assert maildrop.commit([1, 2]) == 1
+    maildrop.close()
+    again = MboxLocation(path).open()
+    assert content(again, 1) == b"Status: RO\r\n\r\none\r\n"
+    again.close()
+
+
 def test_removal_keeps_the_file_its_inode_and_its_mode(path: Path) -> None:
     write(path, b"one\n", b"two\n", b"three\n")
     path.chmod(0o640)

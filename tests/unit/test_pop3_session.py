@@ -86,6 +86,13 @@ def test_quit_that_fails_says_so_and_nothing_counts_as_deleted() -> None:
     assert bob.session.statistics.deleted == 0
 
 
+def test_a_deleted_message_that_another_program_changed_stays_and_quit_says_so(bob: Driver) -> None:
+    bob.maildrop.changed = 1
+    replies = bob.send(b"DELE 1\r\nDELE 2\r\nQUIT\r\n")
+    assert replies.endswith(b"-ERR Some deleted messages were not removed: another program has changed them\r\n")
+    assert bob.session.statistics.deleted == 1
+
+
 def test_quit_before_login_touches_no_maildrop() -> None:
     driver = Driver()
     assert driver.send(b"QUIT\r\n") == b"+OK stubmail POP3 server signing off\r\n"
