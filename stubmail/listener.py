@@ -11,9 +11,9 @@ def bind(host: str, port: int) -> socket.socket:
     """Return a TCP socket that listens at an IP address or host name. Raises Exit when it cannot."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family)
     except OSError as error:
         raise listening_error(error, host, port) from error
-    listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -166,10 +166,9 @@ class Account:
                     Delivery(cause_name(name), "", when, compose(cause))
                     for name, cause in list(new.items())[:MAX_NOTICES]
                 ]
-                self._put(notices)
+                return self._put(notices)
             except (TemporaryError, OSError) as error:
                 raise _trouble(error) from error
-        return len(notices)
 
     def drop(self, keys: Sequence[PostKey]) -> None:
         """Count posts as delivered that are not wanted, so that they are acknowledged now and ever after."""
@@ -195,13 +194,14 @@ class Account:
             self._delivering.release()
         return True
 
-    def _put(self, notices: Sequence[Delivery]) -> None:
-        """Deliver notices; of one that the maildrop refuses, the log alone tells."""
+    def _put(self, notices: Sequence[Delivery]) -> int:
+        """Deliver notices and return how many it were; of one that the maildrop refuses, the log alone tells."""
         refused = self._maildrop.deliver(notices, self._record) or {}
         for text in refused.values():
             event(_log, "notice-refused", str(self.address), level=logging.WARNING, reason=text)
         if refused:
             self._record(list(refused))
+        return len(notices) - len(refused)
 
     def _untold(self, posts: Sequence[Sent]) -> list[Sent]:
         told = self.state.told(post.id for post in posts)

@@ -5,6 +5,7 @@ write one: it is the message's if no other has or had it, as far as the file wit
 has none for good.
 """
 
+import logging
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from services.pop3d.maildir_listing import Listing
 from services.pop3d.maildir_names import base_of, messages_in, order
 from services.pop3d.maildir_twins import set_apart
 from stubmail.line_ends import LineEnds
+from stubmail.log import event
 from stubmail.mbox.disk import closing
 from stubmail.mbox.scan import HEAD, find_uidl
 from stubmail.mbox.snapshot import Signature, settled, signature
@@ -25,6 +27,8 @@ from stubmail.spool import write_durably
 NAME = ".pop3d-sizes"
 CHUNK = 262_144
 GONE = 1000  # unique-ids of messages that are no more, the latest
+
+_log = logging.getLogger("pop3d")
 
 _OURS = re.compile(r"~[0-9a-f]{32}|-")  # ids that are made up for files whose names cannot be one; none
 
@@ -97,6 +101,10 @@ def _look(path: Path, cur: int, old: Listing | None, seen: Signature, is_settled
                 if uidl in taken and (at is None or uidl != before.get(at)):
                     uidl = ""
         except FileNotFoundError:  # another program removed or renamed it: the next session sees that
+            continue
+        except PermissionError as error:  # the others are served; the next session tries it again
+            event(_log, "unreadable", level=logging.WARNING, file=path / name, reason=error.strerror)
+            is_settled = False
             continue
         if uidl:
             taken.add(uidl)

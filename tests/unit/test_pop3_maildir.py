@@ -1,6 +1,7 @@
 """A Maildir as a maildrop."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def test_messages_are_in_the_order_in_which_they_came(path: Path) -> None:
     for name in ("1700000010.x", "999.x", "1700000009.x", "letters"):
         put(path, "new", name)
     assert [uid for uid, _ in look(path)] == ["letters", "999.x", "1700000009.x", "1700000010.x"]
+
+
+def test_a_file_that_cannot_be_read_is_left_out_until_it_can(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(path, "cur", "1.x:2,")
+    put(path, "cur", "2.x:2,")
+    read = maildir_sizes._read
+
+    def forbidden(file: Path) -> tuple[int, str]:
+        if file.name == "1.x:2,":
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(maildir_sizes, "settled", lambda seen, now: True)  # nothing in its times asks for another look
+    with monkeypatch.context() as patch:
+        patch.setattr(maildir_sizes, "_read", forbidden)
+        assert look(path) == [("2.x", 14)]
+    assert look(path) == [("1.x", 14), ("2.x", 14)]
 
 
 @pytest.mark.parametrize(
