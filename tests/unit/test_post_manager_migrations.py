@@ -18,6 +18,7 @@ from services.post_manager.storage import mailbox, migrations, outbox, posts, sc
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.errors import StorageDamaged
+from services.post_manager.storage.intake import KNOWN
 from services.post_manager.storage.posts import NewPost, Sender, Terms
 from stubmail.errors import Exit
 from tests.support.store_rows import Octets, assert_consistent, rows
@@ -121,7 +122,7 @@ def test_a_database_of_version_1_goes_on_with_its_posts(first: Database) -> None
         assert "schema_version" not in inspect(connection).get_table_names()
     [listed] = mailbox.page(first, BOB, [ALICE.fingerprint], 0, 10).posts
     assert (listed.id, listed.serial) == (POST.id, 1)
-    assert posts.store(first, ALICE, [POST], [BODY], TERMS, NOW) == [None]
+    assert posts.store(first, ALICE, [POST], [BODY], TERMS, NOW) == [KNOWN]
     second = NewPost(bytes(16), BOB, "bob@beta.example", b"head", 0)
     assert posts.store(first, ALICE, [second], [BODY], TERMS, NOW) == [None]
     assert_consistent(first)

@@ -129,6 +129,7 @@ def test_storing_again_answers_stored(alice: Talker, bob: Talker) -> None:
         assert result["state"] == "stored"
         bob.ack(post_id)
     assert [sent["state"] for sent in alice.outbox()] == ["fetched"]
+    assert bob.store.counters["posts stored"] == 1
 
 
 @pytest.mark.parametrize(
@@ -257,6 +258,7 @@ def test_withdrawing_says_what_was_possible(alice: Talker, bob: Talker) -> None:
     assert alice.withdraw(waiting, fetched, again, unknown) == ["withdrawn", "fetched", "withdrawn", "absent"]
     assert bob.withdraw(gone) == ["absent"]
     assert [item["id"] for item in bob.waiting(ALICE)["posts"]] == [gone.hex()]
+    assert bob.store.counters["posts withdrawn"] == 2  # not one of them twice
 
 
 def test_the_outbox_shows_ones_own_posts_in_the_states_asked_for(alice: Talker, bob: Talker) -> None:

@@ -13,7 +13,7 @@ from services.post_manager.storage.contents import CHUNK
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
 from services.post_manager.storage.errors import Conflict, StorageDamaged, StorageError, StorageFull
-from services.post_manager.storage.intake import Wanted
+from services.post_manager.storage.intake import KNOWN, Verdict, Wanted
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
 from services.post_manager.storage.watch import Known, Watch
@@ -40,7 +40,11 @@ def new(recipient: str = BOB, body: int = 0, post_id: bytes | None = None) -> Ne
 
 def keep(database: Database, post: NewPost, body: bytes = b"body", sender: Sender = ALICE, terms: Terms = TERMS) -> str:
     [outcome] = posts.store(database, sender, [post], [Octets(body)], terms, NOW)
-    return outcome.code if outcome else "stored"
+    return said(outcome)
+
+
+def said(verdict: Verdict) -> str:
+    return verdict.code if isinstance(verdict, Refused) else verdict or "stored"
 
 
 def read(database: Database, recipient: str, post_id: bytes) -> bytes | None:
@@ -80,7 +84,7 @@ def test_storing_an_id_again_changes_nothing_whatever_became_of_it(database: Dat
         outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW, KEEP)
     elif end == "expired":
         outbox.expire(database, NOW + TERMS.lifetime, KEEP)
-    assert keep(database, post, b"sealed anew") == "stored"
+    assert keep(database, post, b"sealed anew") == "known"
     [sent], more = outbox.page(database, ALICE.fingerprint, 0, 10, [])
     assert (schema.STATE_NAMES[sent.state], more) == (end, False)
     assert rows(database, "contents") == (end == "waiting")
@@ -188,19 +192,19 @@ def test_only_the_recipient_acknowledges_and_only_the_sender_withdraws(database:
     post = new()
     keep(database, post)
     assert mailbox.acknowledge(database, CAROL, [post.id], NOW, KEEP) == []
-    assert outbox.withdraw(database, AMY.fingerprint, [post.id], NOW, KEEP) == {}
+    assert outbox.withdraw(database, AMY.fingerprint, [post.id], NOW, KEEP) == ({}, 0)
     assert mailbox.acknowledge(database, BOB, [post.id, secrets.token_bytes(16)], NOW + 5, KEEP) == [post.id]
     assert mailbox.acknowledge(database, BOB, [post.id], NOW + 6, KEEP) == []
     [sent], _ = outbox.page(database, ALICE.fingerprint, 0, 10, [])
     assert (sent.state, sent.changed) == (schema.FETCHED, NOW + 5)
-    assert outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW + 7, KEEP) == {post.id: schema.FETCHED}
+    assert outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW + 7, KEEP) == ({post.id: schema.FETCHED}, 0)
     assert_consistent(database)
 
 
 def test_a_withdrawn_post_says_so_to_its_recipient(database: Database) -> None:
     post = new()
     keep(database, post)
-    assert outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW, KEEP) == {post.id: schema.WITHDRAWN}
+    assert outbox.withdraw(database, ALICE.fingerprint, [post.id], NOW, KEEP) == ({post.id: schema.WITHDRAWN}, 1)
     assert mailbox.look_up(database, BOB, [post.id]) == {post.id: None}
     assert mailbox.look_up(database, CAROL, [post.id]) == {}
     assert mailbox.page(database, BOB, [ALICE.fingerprint], 0, 10).posts == ()
@@ -258,7 +262,7 @@ def test_a_store_cut_off_at_any_statement_leaves_nothing_and_can_be_repeated(dat
         cut += 1
     assert cut > 8  # it was cut at every statement that there is
     assert rows(database, "posts") == 3
-    assert posts.store(database, ALICE, wanted, bodies, TERMS, NOW) == [None] * 3
+    assert posts.store(database, ALICE, wanted, bodies, TERMS, NOW) == [KNOWN] * 3
     assert rows(database, "posts") == 3
     assert_consistent(database)
 
@@ -353,8 +357,8 @@ def test_requests_stored_together_are_judged_one_after_the_other(database: Datab
     with database.write() as connection:
         verdicts = intake.store(connection, requests)
     assert verdicts[1] is None
-    answers = [[verdict and verdict.code for verdict in found] for found in verdicts if found is not None]
-    assert answers == [[None], [None], [None], ["id"], [None], [None, "quota"]]
+    answers = [[said(verdict) for verdict in found] for found in verdicts if found is not None]
+    assert answers == [["stored"], ["stored"], ["known"], ["id"], ["stored"], ["stored", "quota"]]
     assert (rows(database, "posts"), rows(database, "contents")) == (4, 2)
     assert_consistent(database)
     with database.write() as connection:  # and once more, when the bodies are there

@@ -17,8 +17,8 @@ from services.post_manager.http.upload import Upload
 from services.post_manager.policy import Accounts
 from services.post_manager.storage import mailbox, outbox, posts, sessions
 from services.post_manager.storage.database import Database
-from services.post_manager.storage.posts import NewPost, Sender, Wanted
-from services.post_manager.storage.schema import STATE_NAMES, WITHDRAWN
+from services.post_manager.storage.posts import NewPost, Refused, Sender, Wanted
+from services.post_manager.storage.schema import STATE_NAMES
 from stubmail import frames, request
 from stubmail.address import Address
 from stubmail.log import Sparing, event
@@ -116,18 +116,17 @@ class Operations:
             outcomes = yield from posts.store_together(self._database, everything)
         results: list[dict[str, Any]] = []
         for post, outcome in zip(new, outcomes, strict=True):
+            if isinstance(outcome, Refused):
+                self._counters.add(f"posts refused {outcome.code}")
+                code, about = outcome.code, post.id.hex()
+                self._sparing.event(_log, code, "refused", about, account=account.name, reason=code)
+                results.append({"id": about, "state": "refused", "error": code, "message": outcome.message})
+                continue
             if outcome is None:
                 self._counters.add("posts stored")
                 size = len(post.head) + received[post.body].size
                 event(_log, "stored", post.id.hex(), account=account.name, to=post.recipient, octets=size)
-                results.append({"id": post.id.hex(), "state": "stored"})
-            else:
-                self._counters.add(f"posts refused {outcome.code}")
-                code, about = outcome.code, post.id.hex()
-                self._sparing.event(_log, code, "refused", about, account=account.name, reason=code)
-                results.append(
-                    {"id": post.id.hex(), "state": "refused", "error": outcome.code, "message": outcome.message}
-                )
+            results.append({"id": post.id.hex(), "state": "stored"})
         return _json({"results": results})
 
     def _list(self, admitted: Admitted, _parts: Parts) -> Reply:
@@ -179,8 +178,7 @@ class Operations:
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
         keep = self._keeping.tombstone
-        states = outbox.withdraw(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce)
-        withdrawn = list(states.values()).count(WITHDRAWN)
+        states, withdrawn = outbox.withdraw(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce)
         self._counters.add("posts withdrawn", withdrawn)
         event(_log, "withdrew", by=admitted.fingerprint, posts=withdrawn, asked=len(ids))
         results = []

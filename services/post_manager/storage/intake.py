@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from sqlalchemy import Connection
 
@@ -59,7 +60,8 @@ class Refused:
     message: str
 
 
-Verdict = Refused | None  # None: it is stored, now or ever before
+KNOWN: Final = "known"  # the verdict on a post that was stored before
+Verdict = Refused | Literal["known"] | None  # None: it is stored now
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,7 @@ class _Judge:
         # The content is left out on purpose: a gateway that lost its sealed copy seals the same message anew.
         owner = request.sender.fingerprint, post.recipient, post.address
         if (before := self._owners.get(post.id)) is not None:
-            return None if before == owner else Refused("id", "that id belongs to another post")
+            return KNOWN if before == owner else Refused("id", "that id belongs to another post")
         key, octets, terms = request.key(post), len(post.head), request.terms
         total = self.sums[request.sender.fingerprint]
         if octets + request.body(post).size > terms.max_post:

@@ -64,16 +64,18 @@ def page(
 
 def withdraw(
     database: Database, sender: str, ids: Sequence[bytes], now: int, keep: int, nonce: Nonce | None = None
-) -> dict[bytes, int]:
-    """Delete those of a sender's posts that still wait, durably; return the state of each that is the sender's.
+) -> tuple[dict[bytes, int], int]:
+    """Delete those of a sender's posts that still wait, durably.
 
+    Returns the state of each that is the sender's, and how many waited until now.
     ``nonce`` is used up in the same transaction. Raises Replayed when it was used before.
     """
 
-    def work(connection: Connection) -> dict[bytes, int]:
+    def work(connection: Connection) -> tuple[dict[bytes, int], int]:
         own = (posts.c.id.in_(ids), posts.c.sender == sender)
-        end(connection, own, WITHDRAWN, now, keep)
-        return {row.id: row.state for row in connection.execute(select(posts.c.id, posts.c.state).where(*own))}
+        ended = end(connection, own, WITHDRAWN, now, keep)
+        rows = connection.execute(select(posts.c.id, posts.c.state).where(*own))
+        return {row.id: row.state for row in rows}, len(ended)
 
     return once(database, nonce, work)
 
