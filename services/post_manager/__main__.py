@@ -1,5 +1,6 @@
 """The `post_manager` command: looks at everything first, then runs the HTTP and the UDP process as one service."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -89,10 +90,10 @@ def _try_database(section: PostManager, check: bool) -> None:
 
 
 def _try_addresses(section: PostManager) -> None:
-    """Find out now, and not in a child that has just started, whether the addresses can be bound."""
-    for listen in (section.listen, section.admin_listen):
-        if listen:
-            wsgi.bind(*cli.parse_listen(listen)).close()
+    """Find out now, and not in a child that has just started, whether the addresses can be bound, all at once."""
+    with contextlib.ExitStack() as listeners:
+        for listen in filter(None, (section.listen, section.admin_listen)):
+            listeners.enter_context(wsgi.bind(*cli.parse_listen(listen)))
     if section.udp:
         UdpSocket(*cli.parse_listen(section.udp_listen)).close()
 

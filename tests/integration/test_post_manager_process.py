@@ -14,7 +14,7 @@ import pytest
 
 from stubmail.datagram import Unknown, Waiting, check_to_wire, unknown_to_wire
 from tests.support.damaging import spoil
-from tests.support.ports import LOOPBACK
+from tests.support.ports import LOOPBACK, free_port
 from tests.support.store import BOUNDARY, URL, Person, Talker, code
 from tests.support.store_process import StoreProcess, descendants, store_process
 from tests.support.waiting import wait_until
@@ -212,6 +212,9 @@ def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path: Path) -> 
             one_sentence(
                 store.run(environ={f"STUBMAIL_POST_MANAGER_{key}": address}), os.EX_UNAVAILABLE, address, "in use"
             )
+    port = free_port()
+    both = {f"STUBMAIL_POST_MANAGER_{key}": f"{LOOPBACK}:{port}" for key in ("LISTEN", "ADMIN_LISTEN")}
+    one_sentence(store.run("--check", environ=both), os.EX_UNAVAILABLE, str(port), "in use")
     one_sentence(store.run(environ={"STUBMAIL_POST_MANAGER_DATABASE": "nonsense"}), os.EX_CONFIG, "database")
     database = "postgresql+nosuchdriver://localhost/x"
     one_sentence(store.run(environ={"STUBMAIL_POST_MANAGER_DATABASE": database}), os.EX_CONFIG, "database")
