@@ -64,6 +64,12 @@ class CookieJar:
         with self._mutex:
             self._refresh()
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is a cookie for no store."""
+        with self._mutex:
+            return not self._cookies
+
     def get(self, store: str) -> Cookie | None:
         """Return the cookie for a store, None when there is none."""
         with self._mutex:

@@ -73,6 +73,7 @@ def main(
         with _imported_meanwhile("services.http2mbox.process"):
             if not check:
                 wanted.reload()
+                wanted.prepare()
         import asyncio
 
         from services.http2mbox.process import Process

@@ -61,6 +61,14 @@ class Accounts:
                 except (Exit, StubmailError, OSError) as error:
                     self.failures[name] = error
 
+    def prepare(self) -> None:
+        """Have an account that is alone and has no cookie get ready to decrypt: it is going to open a session."""
+        match list(self):
+            case [account]:
+                account.jar.refresh()
+                if account.jar.empty:
+                    account.identity.prepare()
+
     def log_failures(self) -> None:
         """Say in the log which accounts could not be opened, and why."""
         for name, error in self.failures.items():
