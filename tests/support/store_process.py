@@ -103,7 +103,7 @@ class StoreProcess:
     def answers(self) -> bool:
         """Whether it answers HTTP, whatever it says."""
         try:
-            return self.request("GET", URL).status_code in (405, 503) and self.ask_admin("/readyz").status_code > 0
+            return self.request("GET", URL).status_code > 0 and self.ask_admin("/readyz").status_code > 0
         except (OSError, http.client.HTTPException):
             return False
 
