@@ -13,6 +13,7 @@ from stubmail.openpgp.certificate import split_certificates
 from stubmail.openpgp.gnupg import GnuPG
 from stubmail.openpgp.packets import read_packets
 
+TRIES = 3  # to list and export the same keys: another program may be changing them meanwhile
 MAX_EXPORT_PACKETS = 4_000_000  # of a whole keyring
 
 # Whatever gpg changes when keys, their trust or the secret keys change; public-keys.d is keyboxd's.
@@ -59,11 +60,14 @@ def stamp_of(home: Path) -> Stamp:
 
 def read_contents(gnupg: GnuPG, stamp: Stamp) -> Contents:
     """Read all keys of a GnuPG home. Raises TemporaryError when gpg cannot."""
-    listed = _list(gnupg, "--list-keys", "pub")
-    own = _list(gnupg, "--list-secret-keys", "sec")
-    exported = gnupg.run("--export-options", "no-export-attributes", "--export").output if listed else b""
-    groups = split_certificates(read_packets(exported, MAX_EXPORT_PACKETS))
-    if len(groups) < len(listed):
+    for _ in range(TRIES):
+        listed = _list(gnupg, "--list-keys", "pub")
+        own = _list(gnupg, "--list-secret-keys", "sec")
+        exported = gnupg.run("--export-options", "no-export-attributes", "--export").output if listed else b""
+        groups = split_certificates(read_packets(exported, MAX_EXPORT_PACKETS))
+        if len(groups) >= len(listed):
+            break
+    else:
         raise TemporaryError("4.3.0", f"gpg cannot export the keys in {gnupg.home}")
     certificates = []
     for group in groups:

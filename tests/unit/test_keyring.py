@@ -1,7 +1,9 @@
+import itertools
 import os
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from stubmail.errors import Exit, PermanentError, TemporaryError
 from stubmail.keyring import MAX_HOME, KeyConflict, Keyring
 from stubmail.openpgp import Certificate, OpenPGPError, verify
 from stubmail.openpgp import gnupg as gnupg_module
-from stubmail.openpgp.gnupg import GnuPG
+from stubmail.openpgp.gnupg import GnuPG, Result
 from tests.support.gpg import GpgHome, gpg_home, need
 from tests.support.keys import make_key, packets_of, public
 
@@ -189,6 +191,24 @@ def test_anothers_subkey_makes_its_fingerprint_useless_but_not_the_primary_one(k
     keyring._contents = type(keyring._read())(keyring._read().stamp, both, set(), set())
     assert keyring.by_fingerprint(bob.key_fingerprints[-1]) is None
     assert keyring.by_fingerprint(bob.fingerprint) == bob
+
+
+@pytest.mark.parametrize(("empty", "fails"), [(1, False), (2, False), (3, True)])
+def test_a_keyring_that_changes_while_it_is_read_is_read_again(
+    own: Keyring, monkeypatch: pytest.MonkeyPatch, empty: int, fails: bool
+) -> None:
+    run, exports = GnuPG.run, itertools.count()
+
+    def changing(gnupg: GnuPG, *arguments: str) -> Result:
+        done = run(gnupg, *arguments)
+        return replace(done, output=b"") if "--export" in arguments and next(exports) < empty else done
+
+    monkeypatch.setattr(GnuPG, "run", changing)
+    if fails:
+        with pytest.raises(TemporaryError, match="cannot export"):
+            own.export(ALICE)
+    else:
+        assert own.export(ALICE).addresses == {ALICE.key}
 
 
 def test_gpg_is_not_started_for_every_look_up(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
