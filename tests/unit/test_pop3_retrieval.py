@@ -128,16 +128,22 @@ def test_the_next_ones_are_read_while_the_client_handles_these() -> None:
     run(work)
 
 
+async def reading_ahead(world: World) -> tuple[Slow, Retrieval]:
+    """Return a maildrop that is being read ahead in a thread, and who does it."""
+    maildrop = Slow(until=FIRST)
+    retrieval = world.retrieval(maildrop)
+    for early in range(1, FIRST + 1):
+        await world.ask(retrieval, retr(maildrop, early))
+    assert world.jobs
+    return maildrop, retrieval
+
+
 @pytest.mark.parametrize("number", [1, FIRST + 1, 100])
 def test_a_message_that_is_not_there_yet_waits_until_reading_ahead_has_ended(number: int) -> None:
     """The maildrop sees that there is one thread at a time."""
 
     async def work(world: World) -> None:
-        maildrop = Slow(until=FIRST)
-        retrieval = world.retrieval(maildrop)
-        for early in range(1, FIRST + 1):
-            await world.ask(retrieval, retr(maildrop, early))
-        assert world.jobs
+        maildrop, retrieval = await reading_ahead(world)
         asyncio.get_running_loop().call_soon(maildrop.gate.set)
         assert (await world.ask(retrieval, retr(maildrop, number)))[0] == whole(b"%d\r\n" % number)
         top = Retrieve(number, 0, b"+OK\r\n")
@@ -149,11 +155,7 @@ def test_a_message_that_is_not_there_yet_waits_until_reading_ahead_has_ended(num
 
 def test_what_arrives_after_the_client_was_given_up_is_not_kept() -> None:
     async def work(world: World) -> None:
-        maildrop = Slow(until=FIRST)
-        retrieval = world.retrieval(maildrop)
-        for early in range(1, FIRST + 1):
-            await world.ask(retrieval, retr(maildrop, early))
-        assert world.jobs
+        maildrop, retrieval = await reading_ahead(world)
         retrieval.rest()
         maildrop.gate.set()
         await retrieval.settle()
