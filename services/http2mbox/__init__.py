@@ -6,8 +6,9 @@
 says can make a message appear that a correspondent has not signed for this very recipient.
 
 Modules, inner to outer: ``header``, ``delivered``, ``contacts``, ``trust``, ``listing``, ``causes``, ``notices`` and
-``schedule`` (rules, no I/O); ``state`` and ``held`` (what must not be forgotten); ``account`` (key, keyring, maildrop);
-``tally``, ``incoming``, ``opening``, ``intake`` and ``pull`` (one pass over one store), ``outbox``; ``workers``,
-``turns``, ``checks``, ``visits`` and ``puller`` (all domains at once); ``counters``, ``status``, ``progress`` and
-``report`` (what came of it); ``accounts``, ``process`` and ``__main__`` (signals, command line), ``check`` (--check).
+``schedule`` (rules, no I/O); ``state`` and ``held`` (what must not be forgotten); ``account`` (key, keyring,
+maildrop); ``tally``, ``incoming``, ``opening``, ``deposits``, ``intake`` and ``pull`` (one pass over one store),
+``outbox``; ``workers``, ``turns``, ``checks``, ``visits`` and ``puller`` (all domains at once); ``counters``,
+``status``, ``progress`` and ``report`` (what came of it); ``accounts``, ``process`` and ``__main__`` (signals, command
+line), ``check`` (--check).
 """

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import takewhile
 
 from stubmail.mbox.scan import Index
 
@@ -31,18 +32,26 @@ def altered(before: Index, now: Index) -> int:
     New mail comes last: what nobody knows is new if it stands behind the last message that was there before. When that
     one is not to be found, it may have been changed.
     """
-    there = {now.digest(number) for number in range(len(now))}
-    known = {before.digest(number) for number in range(len(before))}
-    gone_last = next((n for n in range(len(before)) if before.digest(len(before) - 1 - n) in there), len(before))
-    new_last = next((n for n in range(len(now)) if now.digest(len(now) - 1 - n) in known), len(now))
-    between = sum(now.digest(number) not in known for number in range(len(now) - new_last))
-    return between + min(gone_last, new_last)
+    was, there = _digests(before), _digests(now)
+    known = set(was)
+    gone, new = _behind(was, set(there)), _behind(there, known)
+    between = sum(digest not in known for digest in there) - new
+    return between + min(gone, new)
+
+
+def _digests(index: Index) -> list[bytes]:
+    return [index.digest(number) for number in range(len(index))]
+
+
+def _behind(digests: Sequence[bytes], last: set[bytes]) -> int:
+    """Count the digests behind the last one that is among ``last``."""
+    return sum(1 for _ in takewhile(lambda digest: digest not in last, reversed(digests)))
 
 
 def _places(index: Index, digests: set[bytes]) -> dict[bytes, list[int]]:
     """Where in ``index`` the messages with these digests are."""
     places = defaultdict(list)
-    for number in range(len(index)):
-        if (digest := index.digest(number)) in digests:
+    for number, digest in enumerate(_digests(index)):
+        if digest in digests:
             places[digest].append(number)
     return places
