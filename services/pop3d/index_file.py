@@ -7,7 +7,8 @@ from pathlib import Path
 from services.pop3d.index_cache import IndexCache, spots
 from services.pop3d.index_format import Record
 from services.pop3d.uidl import Memory, Twins, UidlError, pack, unpack
-from stubmail.mbox.scan import Index, content_hash
+from stubmail.mbox.content_hash import content_hash
+from stubmail.mbox.scan import Index
 from stubmail.mbox.snapshot import signature
 from stubmail.spool import write_durably
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 from services.pop3d.checked import Damaged, seal, unseal
 from services.pop3d.uidl import HASH_SIZE, imported_hash, may_be_imported
-from stubmail.mbox.scan import DIGEST_SIZE, Index
+from stubmail.mbox.content_hash import DIGEST_SIZE
+from stubmail.mbox.scan import Index
 from stubmail.mbox.snapshot import Signature
 
-_MAGIC = b"stub-index 3 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
+_MAGIC = b"stub-index 4 " + (b"le\n" if sys.byteorder == "little" else b"be\n")
 _HEAD = struct.Struct("=QQqqQQQQQ")
 _NUMBER = struct.Struct("=II")
 
@@ -52,7 +53,7 @@ class Record:
         return uidl if may_be_imported(uidl) else ""
 
     def hash(self, index: int) -> bytes:
-        """The hash by which a message's unique-id begins."""
+        """The hash by which a message's unique-id begins: of what stays when other programs mark the message."""
         if imported := self.imported(index):
             return imported_hash(imported)
         return bytes(self.index.digests[index * DIGEST_SIZE : index * DIGEST_SIZE + HASH_SIZE])

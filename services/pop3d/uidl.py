@@ -1,11 +1,12 @@
 """Unique-ids of messages in an mbox: a hash, and a number where hashes are the same (RFC 1939 §7).
 
 An id must be unique, stay the same while the message is there, whatever comes and goes around it, and never come back
-for another message. The hash of the content does most of that without any memory. What is left are twins, messages
+for another message. The hash of the content does most of that without any memory; header fields in which programs that
+share the file keep notes, such as Status, are left out (stubmail.mbox.content_hash). What is left are twins, messages
 with the same content: the second is number 2, the third number 3, in the order of the file. A number, once given, stays
 with its message and is never given again; so that this holds when the first of two twins has gone, the numbers that the
 order alone does not tell are remembered. When that memory is lost, numbers go by the order again: an id may then
-pass from one message to its twin, and nobody misses a message, since both are the same octets.
+pass from one message to its twin, and nobody misses a message, since both are the same but for such notes.
 
 A message with an X-UIDL field has the id that another server gave it. Its hash is that of the field, and only number 1
 is called what the field says: anybody may send messages with the same field, or write an id of ours into it.

@@ -10,10 +10,9 @@ import re
 from array import array
 from hashlib import blake2b
 
+from stubmail.mbox.content_hash import DIGEST_SIZE, ContentHash, content_hash, has_notes
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.format import WireLength, quoted, wire_length
-
-DIGEST_SIZE = 32
 
 LONG = 262_144  # octets; a message of more is not held in memory whole
 
@@ -44,39 +43,12 @@ class Index:
         return len(self.starts)
 
     def digest(self, index: int) -> bytes:
-        """The hash of message ``index``."""
+        """The hash of message ``index`` (content_hash): its first half stays when programs keep notes in the header."""
         return bytes(self.digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE])
 
     def after(self, index: int) -> int:
         """The offset behind message ``index`` and its empty line: where the next one begins, or the file ends."""
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.size
-
-
-class ContentHash:
-    """Hashes stored content, fed in any pieces; a missing last LF counts as if it were there."""
-
-    def __init__(self) -> None:
-        self._hash = blake2b(digest_size=DIGEST_SIZE)
-        self._last = b""
-
-    def feed(self, data: bytes) -> None:
-        """Hash a piece."""
-        self._hash.update(data)
-        self._last = data[-1:] or self._last
-
-    def finish(self) -> bytes:
-        """Return the hash. A later delivery completes the last line, which must not make it another message."""
-        if self._last not in (b"", b"\n"):
-            self._hash.update(b"\n")
-        return self._hash.digest()
-
-
-def content_hash(content: bytes) -> bytes:
-    """Return the hash of the whole stored content."""
-    whole = blake2b(content, digest_size=DIGEST_SIZE)
-    if content and not content.endswith(b"\n"):
-        whole.update(b"\n")
-    return whole.digest()
 
 
 def find_uidl(content: bytes) -> str:
@@ -236,18 +208,28 @@ def _read_messages(index: Index, region: bytes, offset: int) -> None:
     contents = list(zip(bodies, ends, strict=True))
     if not region.endswith(b"\n") or b"\r" in region or quoted(region):
         index.octets.extend([wire_length(region[body:end]) for body, end in contents])
-        digests = [content_hash(region[body:end]) for body, end in contents]
+        headers, digests = region, [content_hash(region[body:end]) for body, end in contents]
     else:
         count, view = region.count, memoryview(region)
         index.octets.extend([end - body + count(b"\n", body, end) for body, end in contents])
-        digests = [blake2b(view[body:end], digest_size=DIGEST_SIZE).digest() for body, end in contents]
+        headers = _headers(region, contents)
+        if has_notes(headers):
+            digests = [content_hash(region[body:end]) for body, end in contents]
+        else:
+            digests = [blake2b(view[body:end], digest_size=DIGEST_SIZE).digest() for body, end in contents]
     index.digests += b"".join(digests)
-    if region.rfind(b"X-UIDL:") >= 0:
+    if headers.rfind(b"X-UIDL:") >= 0:
         for number, (body, end) in enumerate(contents, len(index)):
             if uidl := find_uidl(region[body:end]):
                 index.uidls[number] = uidl
     for column, places in ((index.starts, starts), (index.bodies, bodies), (index.ends, ends)):
         column.extend([offset + place for place in places])
+
+
+def _headers(region: bytes, contents: list[tuple[int, int]]) -> bytes:
+    """Return the headers of messages with nothing but LF in their line ends, each from the LF of its From_ line."""
+    find = region.find  # behind all messages but the last there is an empty line
+    return b"".join([region[body - 1 : find(b"\n\n", body - 1, end + 1)] for body, end in contents])
 
 
 def _places(region: bytes) -> tuple[list[int], list[int]]:

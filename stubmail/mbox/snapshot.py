@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stubmail.mbox import disk
+from stubmail.mbox.content_hash import ContentHash, content_hash
 from stubmail.mbox.errors import MboxError
 from stubmail.mbox.format import ToWire, quoted, to_wire
-from stubmail.mbox.scan import ContentHash, Index, content_hash
+from stubmail.mbox.scan import Index
 
 CHUNK = 65536
 REGION = 1 << 20  # octets of neighbours that are read at once, at most
@@ -93,7 +94,7 @@ class Snapshot:
         return self._index.octets[index]
 
     def digest(self, index: int) -> bytes:
-        """A hash (32 octets) of the stored content without its ``From `` line; identical twins have the same. O(1)."""
+        """The hash (content_hash) of the stored content; identical twins have the same. O(1)."""
         self._check(index)
         return self._index.digest(index)
 

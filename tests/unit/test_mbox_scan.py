@@ -8,12 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stubmail.mbox import scan as scan_module
+from stubmail.mbox.content_hash import content_hash
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.format import ToStored, ToWire
-from stubmail.mbox.scan import Index, Scanner, begins_like_mbox, content_hash, separator
+from stubmail.mbox.scan import Index, Scanner, begins_like_mbox, separator
 
 WORDS = [
     b"X-UIDL: x\n",
+    b"Status: RO\n",
+    b"x-uid:",
     b"From ",
     b"From a\n",
     b"\n\nFrom ",

@@ -116,6 +116,61 @@ def test_ids_last_through_deliveries_deletions_restarts_and_the_loss_of_the_inde
     assert uids(path)[:2] == [first[1], first[3]]
 
 
+MAIL = b"Subject: x\nX-Label: y\n\ntext\nStatus: of the body\n"
+PROGRAMS = {
+    "mutt": (b"", b"Status: RO\nContent-Length: 24\nLines: 2\n"),
+    "mailx": (b"Status: O\n", b""),
+    "alpine": (b"X-IMAPbase: 1767225600 2\n", b"Status: RO\nX-Status: A\nX-Keywords: a\n b\nX-UID: 1\n"),
+    "Dovecot": (b"", b"X-UID: 1\nX-Keywords:       \nContent-Length: 24\nStatus: R\n"),
+    "Mozilla": (b"X-Mozilla-Status: 0001\nX-Mozilla-Status2: 00000000\nX-Mozilla-Keys:   \n", b""),
+    "in other letters": (b"STATUS : R\n", b"content-length:24\n"),
+}
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("notes", PROGRAMS.values(), ids=PROGRAMS)
+def test_ids_stay_when_another_program_keeps_its_notes_in_the_header(
+    path: Path, notes: tuple[bytes, bytes], line_end: bytes
+) -> None:
+    """RFC 1939 §7: a unique-id persists across sessions."""
+    write(path, MAIL.replace(b"\n", line_end), b"Subject: other\n\ntext\n")
+    before = uids(path)
+    header, _, body = MAIL.partition(b"\n\n")
+    noted = notes[0] + header + b"\n" + notes[1] + b"\n" + body
+    write(path, noted.replace(b"\n", line_end), b"Subject: other\nStatus: O\n\ntext\n")
+    assert uids(path) == before
+    lose_index(path)
+    assert uids(path) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        MAIL.replace(b"of the body", b"of another body"),
+        MAIL.replace(b"X-Label", b"X-Libel"),
+        MAIL.replace(b"X-Label: y", b"X-Label: y\n Status: folded"),
+        MAIL.replace(b"\n\n", b"\nX-Statuses: R\n\n"),
+        MAIL.replace(b"\n\n", b"\n\nStatus: R\n\n"),
+        b"\n" + MAIL,
+    ],
+)
+def test_what_is_no_such_note_makes_another_id(path: Path, other: bytes) -> None:
+    write(path, MAIL, other)
+    first, second = uids(path)
+    assert first.partition(".")[0] != second.partition(".")[0]
+
+
+def test_messages_that_differ_in_notes_alone_are_twins(path: Path) -> None:
+    read = b"Status: RO\n" + MAIL
+    write(path, MAIL, read, read)
+    ids = uids(path)
+    assert len(set(ids)) == 3
+    remove(path, 1)
+    append(path, MAIL)
+    assert uids(path)[:2] == ids[1:]
+    assert uids(path)[2] not in ids
+
+
 def test_a_twin_keeps_its_id_when_the_other_goes_and_the_index_is_lost(path: Path) -> None:
     write(path, TWIN, TWIN)
     first, second = uids(path)
