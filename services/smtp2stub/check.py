@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -13,6 +13,7 @@ from services.smtp2stub.courier_process import smarthost
 from services.smtp2stub.lmtp import parse_lmtp_listen
 from services.smtp2stub.receiver import tls_context
 from services.smtp2stub.settings import Smtp2stub
+from services.smtp2stub.store_check import Sender, own_store, try_store
 from stubmail.cli import parse_listen
 from stubmail.discovery import Resolver, configured_store
 from stubmail.errors import Exit, StubmailError
@@ -30,7 +31,7 @@ _ADVICE = "give it {} in the users file, or have `stubmail provision` make the a
 
 
 def check_all(domain: Domain, dns: Dns, options: Smtp2stub) -> None:
-    """Try users, keys, maildrops, spool, ports, DNS and the smarthost; print what is right on standard output.
+    """Try users, keys, maildrops, spool, ports, DNS, stores and the smarthost; print what is right on standard output.
 
     Raises the Exit when one thing is wrong; when more is, one with the first one's status and all the sentences.
     """
@@ -61,10 +62,13 @@ def _checks(
             yield partial(_port, name, text)
     if options.lmtp_listen:
         yield lambda: _lmtp(options.lmtp_listen)
-    yield from (partial(_user, user) for user in users)
+    senders: list[Sender] = []
+    yield from (partial(_user, user, senders) for user in users)
     yield lambda: f"policies: {len(policies)}, and {policies.default} for all others"
     if policies.want_stub_mail:
-        yield lambda: _store(domain.name, dns, options)
+        resolver = Resolver.from_settings(dns)
+        domains = dict.fromkeys([domain.name, *(user.address.domain for user in users if user.address)])
+        yield from (partial(_store, name, resolver, options, senders) for name in domains)
     if options.smarthost:
         yield lambda: _smarthost(domain, options)
 
@@ -111,7 +115,8 @@ def _lmtp(text: str) -> str:
     return f"listen: {place} can be made"
 
 
-def _user(user: User) -> str:
+def _user(user: User, senders: list[Sender]) -> str:
+    """Look at an account; what it sends with is added to ``senders``."""
     if user.address is None:
         raise ConfigError(f"user {user.name} has no address and cannot send; {_ADVICE.format('address')}")
     if user.gnupghome is None:
@@ -120,6 +125,7 @@ def _user(user: User) -> str:
         identity = Keyring(user.gnupghome).identity(user.address, user.passphrase())
     except StubmailError as error:
         raise Exit(os.EX_UNAVAILABLE, f"user {user.name}: {error.text}") from error
+    senders.append((user.address, identity))
     if not user.maildrop:
         raise ConfigError(f"user {user.name} has no maildrop, where notices could go; {_ADVICE.format('maildrop')}")
     location = parse_maildrop(user)
@@ -130,17 +136,10 @@ def _user(user: User) -> str:
     return f"user {user.name}: {user.address}, key {identity.fingerprint}, maildrop {location}"
 
 
-def _store(domain: str, dns: Dns, options: Smtp2stub) -> str:
-    if options.store:
-        return f"store: {configured_store(options.store)}"
-    offer = Resolver.from_settings(dns).discover(domain)
-    if offer is None:
-        raise Exit(
-            os.EX_UNAVAILABLE,
-            f"DNS answers, but {domain} has no stub mail records: nothing can be stored; "
-            f"publish those that `stubmail dns render {domain} --host HOST` prints, or set [smtp2stub] store",
-        )
-    return f"store: {offer.stores[0]}"
+def _store(domain: str, resolver: Resolver, options: Smtp2stub, senders: Sequence[Sender]) -> str:
+    """Try the store of a domain's accounts; one that is configured is for all of them, whatever their domain."""
+    store = configured_store(options.store) or own_store(domain, resolver)
+    return try_store(store, resolver, [sender for sender in senders if sender[0].domain == domain])
 
 
 def _smarthost(domain: Domain, options: Smtp2stub) -> str:

@@ -25,7 +25,7 @@ from stubmail.mbox import Mbox
 from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
 from tests.support.gateway import ALICE, BOB, MESSAGE, Client
-from tests.support.gateway_process import LISTENING, REPOSITORY, Gateway, gateway_process
+from tests.support.gateway_process import LISTENING, REPOSITORY, Gateway, gateway_process, store_for, store_url
 from tests.support.gpg import need
 from tests.support.ports import free_port
 from tests.support.smarthost import FakeSmarthost, serving
@@ -373,13 +373,31 @@ def test_check_tries_everything(gateway: Gateway) -> None:
     published = format_zone(entries("alpha.example", service))
     head = "$ORIGIN alpha.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n"
     zone = parse_zone(head + published)
-    with NameServer([zone]) as server, serving(FakeSmarthost()) as smarthost:
+    with NameServer([zone]) as server, serving(FakeSmarthost()) as smarthost, store_for(ALICE, home) as store:
         gateway.dns = server.address
-        gateway.settings |= {"smarthost": f"127.0.0.1:{smarthost.port}", "smarthost_tls": "none"}
+        gateway.settings |= {
+            "store": store_url(store),
+            "smarthost": f"127.0.0.1:{smarthost.port}",
+            "smarthost_tls": "none",
+        }
         done = gateway.run("--check")
         assert done.returncode == 0, done.stderr
-        for words in ("spool:", "user alice: alice@alpha.example, key ", "store: http", "smarthost:", "listen:"):
+        for words in ("spool:", "user alice: alice@alpha.example, key ", "smarthost:", "listen:"):
             assert words in done.stdout
+        assert f"store: {gateway.settings['store']} takes mail from {ALICE}\n" in done.stdout
+        store.allow([])
+        store.signal(signal.SIGHUP)
+        store.wait_for("reloaded")
+        done = gateway.run("--check")
+        assert done.returncode == os.EX_NOPERM
+        assert (
+            f"it takes no mail from {ALICE}; run `post_manager accounts add NAME --address {ALICE} --f" in done.stderr
+        )
+        store.close()
+        done = gateway.run("--check")
+        assert done.returncode == os.EX_UNAVAILABLE
+        assert f"cannot reach 127.0.0.1 port {store.http}" in done.stderr
+        assert "is post_manager running there" in done.stderr
     gateway.add_user("bert", gnupghome=gateway.root / "nokey")
     done = gateway.run("--check")
     assert done.returncode != 0

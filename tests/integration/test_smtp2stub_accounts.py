@@ -169,7 +169,7 @@ def check(directory: Path) -> Result:
     config = directory / "stub.conf"
     config.write_text(
         f'[domain]\nname = "alpha.example"\n[smtp2stub]\nlisten = "127.0.0.1:0"\nadmin_listen = ""\n'
-        f'users = "{directory / "users.toml"}"\nspool = "{directory / "spool"}"\nstore = "http://127.0.0.1:8080/p"\n'
+        f'users = "{directory / "users.toml"}"\nspool = "{directory / "spool"}"\npolicy = "never"\n'
     )
     return CliRunner().invoke(main, ["--config", str(config), "--check"])
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from stubmail.address import Address
 from stubmail.dns.publication import Service, entries, format_zone
 from stubmail.testing.nameserver import NameServer
 from stubmail.testing.zones import parse_zone
-from tests.support.gateway_process import REPOSITORY
+from stubmail.users import load_users
+from tests.support.gateway_process import REPOSITORY, store_for, store_url
 
 HEAD = "$ORIGIN alpha.example.\n$TTL 60\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n"
 PUBLISHED = format_zone(
@@ -85,6 +87,13 @@ def test_the_sample_pasted_back_passes_with_two_names_filled_in() -> None:
         text = shown.stdout.replace('name = ""', 'name = "alpha.example"')
         user.config.write_text(text.replace('users = ""', f"users = {json.dumps(str(users))}"))
         done = user.run("services.smtp2stub", "--check")
+        assert done.returncode == os.EX_UNAVAILABLE, done.stderr
+        assert "; " not in done.stderr, "the store alone is not there yet"
+        assert "post_manager: post.alpha.example has no address" in done.stderr
+        with store_for(Address("alice", "alpha.example"), load_users(users).find("alice").gnupghome) as store:
+            user._environ["STUBMAIL_DNS_ALLOW_PRIVATE"] = "true"
+            user.config.write_text(f'{user.config.read_text()}\nstore = "{store_url(store)}"\n')
+            done = user.run("services.smtp2stub", "--check")
         assert (done.returncode, done.stderr) == (0, "")
         for words in ("spool:", "user alice: alice@alpha.example, key ", "store: http", "listen:"):
             assert words in done.stdout

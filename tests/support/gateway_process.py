@@ -10,11 +10,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 from stubmail.address import Address
+from stubmail.keyring import Keyring
 from stubmail.queue import Queue
 from tests.support.gateway import MESSAGE, Client
 from tests.support.metrics import numbers_of
+from tests.support.ports import LOOPBACK
+from tests.support.store import URL
+from tests.support.store_process import StoreProcess
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,7 +53,7 @@ class Gateway:
 
     def command(self, *arguments: str) -> list[str]:
         lines = ['[domain]\nname = "alpha.example"', f'[dns]\nresolver = "{self.dns[0]}:{self.dns[1]}"']
-        lines += ["timeout_seconds = 0.5", "[smtp2stub]"]
+        lines += ["timeout_seconds = 0.5", "allow_private = true", "[smtp2stub]"]
         for key, value in self.settings.items():
             lines.append(f"{key} = {json.dumps(value if isinstance(value, bool | int | float) else str(value))}")
         config = self.root / "stub.conf"
@@ -114,6 +119,25 @@ class Gateway:
                 process.kill()
             process.wait()
         subprocess.run(["gpgconf", "--homedir", str(self.root / "g"), "--kill", "all"], check=False)
+
+
+@contextmanager
+def store_for(address: Address, home: Path) -> Iterator[StoreProcess]:
+    """A store that runs, and that the account with this address and GnuPG home may use."""
+    person = SimpleNamespace(address=str(address), fingerprint=Keyring(home).identity(address).fingerprint)
+    root = Path(tempfile.mkdtemp(prefix="sm"))
+    store = StoreProcess(root, [person], host=LOOPBACK)
+    try:
+        store.start()
+        yield store
+    finally:
+        store.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def store_url(store: StoreProcess) -> str:
+    """What [smtp2stub] store is to be for it."""
+    return f"http://{LOOPBACK}:{store.http}{URL}"
 
 
 @contextmanager
