@@ -19,6 +19,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from stubmail.log import event
+from stubmail.wsgi_unread import Unread
 
 MIN_RATE = 8_192  # octets a second, on top of the patience
 
@@ -75,6 +76,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     """A worker whose threads cannot be held by clients that send or read too slowly."""
 
     patience = 30.0  # seconds for a header, and for any number of octets
+    unread = Unread()  # what clients get when the application has no answer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -171,6 +173,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         wanted = req.should_close
         req.should_close = lambda: wanted() or getattr(req.body.reader, "length", 1) > 0
         return super().handle_request(req, conn)
+
+    def handle_error(self, req: Request | None, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer a request that cannot be read, or that ended with an error, in the form of the service."""
+        answer = self.unread.answer(exc, str((addr or ("",))[0]))  # a Unix socket's client has no address
+        if answer is None:
+            self.log.exception("Error handling request")
+            answer = self.unread.failed()
+        with contextlib.suppress(OSError):  # what the kernel takes of it; nobody waits for this client
+            client.send(answer, socket.MSG_DONTWAIT)
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
         """The thread is done with this request; was it the last one, the client has a moment to read the answer.

@@ -6,15 +6,17 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 
-from services.keyserver.app import create_app
+from services.keyserver.app import Counters, UnreadByKeyServer, create_app
 from services.keyserver.directory import Directory
 from services.keyserver.settings import Keyserver
 from stubmail import cli, log, settings, wsgi
 from stubmail.errors import Exit
+from stubmail.wsgi_worker import PatientWorker
 
 _log = logging.getLogger("keyserver")
 
@@ -51,12 +53,19 @@ def main(listen: str | None, domain: str | None, keys: str | None, config: Path,
     host, port = listener.getsockname()[:2]
     log.event(_log, "listening", section.domain, address=f"{host}:{port}", certificates=count)
     wsgi.serve(
-        lambda: create_app(directory, section.networks, read_only=section.read_only),
+        partial(_make_app, directory, section),
         listener,
         threads=section.threads,
         limit_request_line=2048,
         limit_request_fields=50,
     )
+
+
+def _make_app(directory: Directory, section: Keyserver) -> wsgi.WsgiApp:
+    """In the worker process: return the application."""
+    counters = Counters()
+    PatientWorker.unread = UnreadByKeyServer(counters)
+    return create_app(directory, section.networks, read_only=section.read_only, counters=counters)
 
 
 def _settings(config: Path, flags: Mapping[str, str | None]) -> Keyserver:

@@ -17,6 +17,7 @@ from services.keyserver.submission import NotAllowedError, Submissions
 from stubmail.errors import StubmailError
 from stubmail.log import event
 from stubmail.openpgp import OpenPGPError
+from stubmail.wsgi_unread import Unread
 
 MAX_REQUEST = 128 * 1024  # octets of a POST; a certificate of 64 KB takes some 97 KB armoured and url-encoded
 # Who sends one of these speaks for somebody else: a proxy for strangers, a browser for the page that it shows.
@@ -46,17 +47,34 @@ class Counters:
         return "\n".join(lines) + "\n"
 
 
+class UnreadByKeyServer(Unread):
+    """Answers to requests that the application never sees: its own form, which is plain text, and counted."""
+
+    def __init__(self, counters: Counters) -> None:
+        super().__init__()
+        self._counters = counters
+
+    def refuse(self, status: int, sentence: str) -> tuple[str, bytes]:
+        """Count a refusal, and return the media type and the body that tell of it."""
+        self._counters.add(f"refused-{status:d}")
+        return super().refuse(status, sentence)
+
+
 def create_app(
     directory: Directory,
     networks: Sequence[Network],
     *,
     read_only: bool = False,
+    counters: Counters | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Flask:
-    """Return the WSGI application that serves ``directory``; ``networks`` may bring first certificates."""
+    """Return the WSGI application that serves ``directory``; ``networks`` may bring first certificates.
+
+    ``counters`` are those that its page shows.
+    """
     app = Flask("keyserver", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST
-    counters = Counters()
+    counters = Counters() if counters is None else counters
     submissions = Submissions(directory)
 
     @app.get("/pks/lookup")

@@ -9,6 +9,7 @@ from stubmail.metrics import Count, Durations, Family, names
 from stubmail.request import OPERATIONS, STATUS
 
 REFUSED = "refused"  # what requests that are refused count as, among the operations
+HTTP, FAILED = "http", "failed"  # what is no HTTP request, and what ended with an error
 
 # The names: "refused mac", "store answered", "checks unknown", …; zero from the start, not absent.
 _OPERATIONS = sorted(OPERATIONS)
@@ -30,8 +31,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Count(
         "stubmail_store_refusals",
-        "Requests that were refused, by the code of protocol.md 4.4",
-        {code: f"refused {code}" for code in STATUS},
+        "Requests that were refused, by the code of protocol.md 4.4, or as they were no HTTP requests, or failed",
+        {code: f"refused {code}" for code in (*STATUS, HTTP, FAILED)},
         "code",
     ),
     DURATIONS,

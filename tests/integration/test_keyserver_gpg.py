@@ -173,6 +173,29 @@ def test_plain_http_1_0_gets_a_length_and_no_chunks(server: Running, alice: str)
     assert "transfer-encoding" not in head.decode().lower()
 
 
+def test_what_is_no_http_request_is_refused_in_plain_text_and_counted(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        for request, status in (
+            (b"STUB\r\n\r\n", b"400"),
+            (b"GET /" + b"x" * 3000 + b" HTTP/1.1\r\n\r\n", b"414"),
+        ):
+            answer = say(server, request)
+            assert answer.split()[1] == status, answer
+            assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in answer
+            assert b"<" not in answer
+        page = say(server, b"GET /metrics HTTP/1.0\r\n\r\n").decode()
+        assert 'keyserver_requests_total{result="refused-400"} 1\n' in page
+        assert 'keyserver_requests_total{result="refused-414"} 1\n' in page
+
+
+def say(server: Running, request: bytes) -> bytes:
+    """Send a request, and return all that comes back."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(request)
+        with client.makefile("rb") as stream:
+            return stream.read()
+
+
 def test_clients_that_stall_do_not_hold_the_only_thread(tmp_path: Path) -> None:
     program = "from stubmail import wsgi_worker; wsgi_worker.PatientWorker.patience = 1.0; "
     program += "from services.keyserver.__main__ import main; main()"

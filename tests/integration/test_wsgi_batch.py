@@ -171,6 +171,15 @@ def test_what_is_no_request_gets_an_error_and_the_end(port: int, data: bytes) ->
         assert client.ended()
 
 
+def test_what_is_no_request_is_refused_in_plain_text(port: int) -> None:
+    with Client(port) as client:
+        client.send(b"nonsense\r\n\r\n")
+        assert client.answer() == (400, b"this is no HTTP request\n")
+    with Client(port) as client:
+        client.send(request("/error"))
+        assert client.answer() == (500, b"the server could not complete this request\n")
+
+
 @pytest.mark.parametrize(
     "data", [b"nonsense\r\n\r\n", request("/", b"x", "Connection: close"), request("/", version="1.0")]
 )

@@ -51,6 +51,10 @@ def not_found(now: float) -> Reply:
     return _error(404, "not-found", "the store is not here", now, {})
 
 
+def refusal_body(code: str, message: str, now: float) -> bytes:
+    """Return the body of such an answer, which is JSON."""
+    return json.dumps({"error": code, "message": message, "time": int(now)}).encode()
+
+
 def _error(status: int, code: str, message: str, now: float, headers: Mapping[str, str]) -> Reply:
-    body = json.dumps({"error": code, "message": message, "time": int(now)}).encode()
-    return Reply(status, JSON, body, tuple(headers.items()))
+    return Reply(status, JSON, refusal_body(code, message, now), tuple(headers.items()))

@@ -15,6 +15,7 @@ from services.post_manager.counters import Counters
 from services.post_manager.http.app import create_app
 from services.post_manager.http.assembly import make_edge
 from services.post_manager.http.unavailable import unavailable
+from services.post_manager.http.unread import UnreadByStore
 from services.post_manager.policy import Accounts
 from services.post_manager.settings import PostManager
 from services.post_manager.status import Status
@@ -26,7 +27,7 @@ from stubmail.admin import Admin
 from stubmail.errors import Exit
 from stubmail.wsgi import WsgiApp
 from stubmail.wsgi_drain import Draining
-from stubmail.wsgi_worker import allow
+from stubmail.wsgi_worker import PatientWorker, allow
 
 STOP_SECONDS = 5.0  # for the thread that does the chores
 
@@ -62,6 +63,7 @@ class Worker:
 
         When the database is away, the application refuses until it is there; it is tried again all the time.
         """
+        PatientWorker.unread = UnreadByStore(self._counters)
         self._open(prepare=False)
         if self._admin is not None:
             self._admin.start()  # only now: a worker that has just begun is no reason to call the store not ready
