@@ -26,6 +26,7 @@ from stubmail import wsgi_pace
 from stubmail.log import event
 from stubmail.wsgi_later import Later
 from stubmail.wsgi_pace import Pace
+from stubmail.wsgi_unread import check_host
 from stubmail.wsgi_worker import PatientWorker, allow
 
 SMALL = 32_768  # octets of a request, header and all, that the main loop reads
@@ -190,6 +191,7 @@ class BatchWorker(PatientWorker):
 
     def _call(self, conn: TConn) -> _Begun:
         request = next(conn.parser)
+        check_host(request)
         response, environ = create(request, conn.sock, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
         if not self.alive or not self.cfg.keepalive or len(self.keepalived_conns) >= self.max_keepalived:

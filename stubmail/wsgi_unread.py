@@ -6,7 +6,8 @@ Gunicorn would send a page of HTML.
 import logging
 from http import HTTPStatus
 
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import InvalidHeader, ParseException
+from gunicorn.http.message import Request
 
 from stubmail.log import Sparing
 
@@ -60,3 +61,10 @@ class Unread:
             f"Content-Length: {len(body)}",
         )
         return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def check_host(request: Request) -> None:
+    """Raise gunicorn's InvalidHeader unless a request names one host, as HTTP/1.1 demands (RFC 9112 §3.2)."""
+    hosts = sum(name == "HOST" for name, _ in request.headers)
+    if hosts > 1 or (not hosts and request.version >= (1, 1)):
+        raise InvalidHeader("HOST", req=request)

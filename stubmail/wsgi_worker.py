@@ -19,7 +19,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from stubmail.log import event
-from stubmail.wsgi_unread import Unread
+from stubmail.wsgi_unread import Unread, check_host
 
 MIN_RATE = 8_192  # octets a second, on top of the patience
 
@@ -165,6 +165,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def handle_request(self, req: Request, conn: TConn) -> Any:
         """The header is there: give as much time for the rest, until the application asks for more."""
         allow(conn.sock, 0)
+        check_host(req)
         if req._expected_100_continue:
             req._expected_100_continue = False
             req.body.reader = _Awaited(req.body.reader, conn.sock)

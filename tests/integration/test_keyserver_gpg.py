@@ -177,6 +177,7 @@ def test_what_is_no_http_request_is_refused_in_plain_text_and_counted(tmp_path: 
     with running(tmp_path) as server:
         for request, status in (
             (b"STUB\r\n\r\n", b"400"),
+            (b"GET /pks/lookup?op=get HTTP/1.1\r\n\r\n", b"400"),
             (b"GET /" + b"x" * 3000 + b" HTTP/1.1\r\n\r\n", b"414"),
         ):
             answer = say(server, request)
@@ -184,7 +185,7 @@ def test_what_is_no_http_request_is_refused_in_plain_text_and_counted(tmp_path: 
             assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in answer
             assert b"<" not in answer
         page = say(server, b"GET /metrics HTTP/1.0\r\n\r\n").decode()
-        assert 'keyserver_requests_total{result="refused-400"} 1\n' in page
+        assert 'keyserver_requests_total{result="refused-400"} 2\n' in page
         assert 'keyserver_requests_total{result="refused-414"} 1\n' in page
 
 

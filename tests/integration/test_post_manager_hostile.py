@@ -101,7 +101,8 @@ def test_what_is_no_http_request_is_counted_and_logged(store: StoreProcess) -> N
     name = 'stubmail_store_refusals_total{code="http"}'
     before = store.metrics()[name]
     assert refusal(say(store, b"STUB\r\n\r\n")) == (400, "http")
-    assert store.metrics()[name] == before + 1
+    assert refusal(say(store, head("Content-Length: 0", "Host: y"))) == (400, "http")
+    assert store.metrics()[name] == before + 2
     store.wait_for("refused status=400 reason=")
 
 

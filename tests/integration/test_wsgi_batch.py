@@ -171,6 +171,23 @@ def test_what_is_no_request_gets_an_error_and_the_end(port: int, data: bytes) ->
         assert client.ended()
 
 
+@pytest.mark.parametrize("more", [b"Content-Length: 0\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+def test_a_request_names_one_host(port: int, more: bytes) -> None:
+    """RFC 9112 §3.2; the second kind of request has a thread of its own."""
+    for version, hosts, good in (
+        (b"1.1", 0, False),
+        (b"1.1", 1, True),
+        (b"1.1", 2, False),
+        (b"1.0", 0, True),
+        (b"1.0", 2, False),
+    ):
+        if version == b"1.0" and b"chunked" in more:
+            continue
+        with Client(port) as client:
+            client.send(b"POST / HTTP/" + version + b"\r\n" + b"Host: x\r\n" * hosts + more)
+            assert (client.answer()[0] == 200) == good, (version, hosts)
+
+
 def test_what_is_no_request_is_refused_in_plain_text(port: int) -> None:
     with Client(port) as client:
         client.send(b"nonsense\r\n\r\n")
