@@ -9,7 +9,7 @@ from services.post_manager.storage.mailbox import Stored
 from stubmail.frames import ABSENT, CONTENT, LAST, WITHDRAWN, Frame
 
 LOOK_UP = 100  # posts looked up at once
-BATCH = 131_072  # octets of small bodies read at once: all threads may do so at the same time
+BATCH = CHUNK  # octets of small bodies read at once, as many as one of them may have: all threads may do so at a time
 PIECE = 65_536  # small frames are put together until they have so many octets
 
 Wanted = tuple[bytes, int]  # a post id, and the offset to begin at

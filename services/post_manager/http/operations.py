@@ -21,7 +21,7 @@ from services.post_manager.storage.posts import NewPost, Refused, Sender, Wanted
 from services.post_manager.storage.schema import STATE_NAMES
 from stubmail import frames, request
 from stubmail.address import Address
-from stubmail.log import Sparing, event
+from stubmail.log import Sparing, event, together
 from stubmail.openpgp import OpenPGPError, encrypt
 from stubmail.request import Refusal
 from stubmail.steps import Steps
@@ -162,9 +162,11 @@ class Operations:
         ids = request.post_ids(admitted.request)
         now = int(self._clock())
         keep = self._keeping.tombstone
-        for post_id in mailbox.acknowledge(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce):
-            self._counters.add("posts fetched")
-            event(_log, "fetched", post_id.hex(), by=admitted.fingerprint)
+        fetched = mailbox.acknowledge(self._database, admitted.fingerprint, ids, now, keep, admitted.nonce)
+        self._counters.add("posts fetched", len(fetched))
+        with together():
+            for post_id in fetched:
+                event(_log, "fetched", post_id.hex(), by=admitted.fingerprint)
         return _json({"acknowledged": len(ids)})
 
     def _outbox(self, admitted: Admitted, _parts: Parts) -> Reply:

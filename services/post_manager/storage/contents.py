@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from services.post_manager.storage.errors import Conflict
 from services.post_manager.storage.schema import chunks, contents
@@ -26,18 +26,11 @@ _SHARE = (
     update(contents).where(contents.c.id == bindparam("content_id")).values(refs=contents.c.refs + bindparam("more"))
 )
 _SET_REFS = update(contents).where(contents.c.id == bindparam("content_id")).values(refs=bindparam("left"))
-_LOCK = (
-    select(contents.c.id, contents.c.sender, contents.c.size, contents.c.refs)
-    .where(contents.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(contents.c.id)
-    .with_for_update()
-)
-_DELETE_CHUNKS = delete(chunks).where(chunks.c.content.in_(bindparam("ids", expanding=True)))
-_DELETE = delete(contents).where(contents.c.id.in_(bindparam("ids", expanding=True)))
+_USED = "SELECT id, sender, size, refs FROM contents WHERE id IN ({}) ORDER BY id"
+_DELETE_CHUNKS = "DELETE FROM chunks WHERE content IN ({})"
+_DELETE = "DELETE FROM contents WHERE id IN ({})"
 _READ = select(chunks.c.data).where(chunks.c.content == bindparam("content"), chunks.c.number == bindparam("number"))
-_READ_FIRST = select(chunks.c.content, chunks.c.data).where(
-    chunks.c.content.in_(bindparam("ids", expanding=True)), chunks.c.number == 0
-)
+_READ_FIRST = "SELECT content, data FROM chunks WHERE content IN ({}) AND number = 0"
 
 
 class Body(Protocol):
@@ -106,18 +99,16 @@ def release(connection: Connection, uses: Mapping[int, int]) -> Counter[str]:
 
     Returns the octets freed, by sender.
     """
-    rows = connection.execute(_LOCK, {"ids": list(uses)}).all()
     freed: Counter[str] = Counter()
     unused, kept = [], []
-    for row in rows:
-        if row.refs <= uses[row.id]:
-            unused.append(row.id)
-            freed[row.sender] += row.size
+    for content_id, sender, size, refs in fetch(connection, _USED, [(one,) for one in sorted(uses)], lock=True):
+        if refs <= uses[content_id]:
+            unused.append((content_id,))
+            freed[sender] += size
         else:
-            kept.append({"content_id": row.id, "left": row.refs - uses[row.id]})
-    if unused:
-        connection.execute(_DELETE_CHUNKS, {"ids": unused})
-        connection.execute(_DELETE, {"ids": unused})
+            kept.append({"content_id": content_id, "left": refs - uses[content_id]})
+    run(connection, _DELETE_CHUNKS, unused)
+    run(connection, _DELETE, unused)
     if kept:
         connection.execute(_SET_REFS, kept)
     return freed
@@ -134,5 +125,4 @@ def read_first_chunks(connection: Connection, content_ids: Sequence[int]) -> dic
 
     The caller bounds how many octets that is.
     """
-    rows = connection.execute(_READ_FIRST, {"ids": list(content_ids)})
-    return {content_id: bytes(data) for content_id, data in rows}
+    return dict(fetch(connection, _READ_FIRST, ((content_id,) for content_id in content_ids)))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from services.post_manager.storage import contents, tallies
 from services.post_manager.storage.schema import WAITING, posts
@@ -19,7 +19,7 @@ def end(
     ``keep``: seconds for which the tombstone stays. Locks rows in the order of their serials, so that two
     transactions never wait for each other.
     """
-    query = select(*_ROW, posts.c.head).where(*which, posts.c.state == WAITING)
+    query = select(*_ROW, func.length(posts.c.head).label("octets")).where(*which, posts.c.state == WAITING)
     rows = connection.execute(query.order_by(posts.c.serial).limit(limit).with_for_update()).all()
     if not rows:
         return []
@@ -29,7 +29,7 @@ def end(
     tallies.usage_of(connection, {row.sender for row in rows})  # locked before the contents, as by who stores
     freed = contents.release(connection, Counter(row.content for row in rows))
     for row in rows:
-        freed[row.sender] += len(row.head)
+        freed[row.sender] += row.octets
     tallies.take_usage(connection, Counter(row.sender for row in rows), freed)
     tallies.take(connection, Counter((row.recipient, row.sender, row.sender_address) for row in rows))
     return [row.id for row in rows]
