@@ -14,6 +14,7 @@ from stubmail.settings import ConfigError, Domain, check_name, items, setting
 DATABASE_FILE = "store.db"  # in the spool directory
 PID_FILE = "post_manager.pid"  # there too
 MIN_OUTBOX_DAYS = 30  # protocol.md §5.6
+AROUND_POST = 16_384  # octets of a request with one post: its JSON, its MAC, and what separates its parts
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")  # protocol.md §3.1
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -77,6 +78,11 @@ class PostManager:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"[post_manager] {name} must be from {least} to {most}")
+        if self.max_post > (most := self.max_request - AROUND_POST):
+            raise ConfigError(
+                f"[post_manager] max_post is {self.max_post}, but max_request leaves room for posts of {most} octets: "
+                f"lower max_post, or raise max_request to {self.max_post + AROUND_POST}"
+            )
         if self.require_udp and not self.udp:
             raise ConfigError("[post_manager] require_udp cannot be true while udp is false: nobody would get a token")
         _ = self.proxies, self.exempt

@@ -37,7 +37,7 @@ def post(body: bytes) -> NewPost:
 
 
 def test_an_upload_over_the_limit_is_told_so_every_time(tmp_path: Path) -> None:
-    with store_process(tmp_path, [ALICE], max_request=LIMIT) as store, client(store) as alice:
+    with store_process(tmp_path, [ALICE], max_request=LIMIT, max_post=LIMIT - 2**16) as store, client(store) as alice:
         body = bytes(LIMIT + 2**20)
         for _ in range(5):
             with pytest.raises(StoreRefused) as caught:

@@ -128,6 +128,8 @@ def test_the_defaults_are_those_of_the_protocol() -> None:
         ("workers", 0),
         ("threads", 257),
         ("max_request", 1),
+        ("max_request", 2**25),
+        ("max_post", 2**27),
         ("outbox_days", 29),
         ("rate_client", -1),
         ("trusted_proxies", ["proxy.example"]),
@@ -137,6 +139,12 @@ def test_the_defaults_are_those_of_the_protocol() -> None:
 def test_settings_that_cannot_be_meant_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT" if key.endswith("listen") else key):
         section(**{key: value})
+
+
+def test_the_largest_post_fits_into_the_largest_request() -> None:
+    assert section(max_post=2**20, max_request=2**20 + 16_384).max_post == 2**20
+    with pytest.raises(ConfigError, match="leaves room for posts of 1048575 octets: lower max_post, or raise max_req"):
+        section(max_post=2**20, max_request=2**20 + 16_383)
 
 
 def test_a_spool_directory_is_made_private(tmp_path: Path) -> None:
