@@ -18,6 +18,7 @@ from services.post_manager.storage import gauges
 from services.post_manager.storage.engines import sqlite_path
 from services.post_manager.storage.errors import StorageError
 from stubmail import cli, pidfile
+from stubmail.address import Address, AddressError
 from stubmail.errors import Exit
 from stubmail.openpgp import Certificate, OpenPGPError
 
@@ -98,7 +99,7 @@ def add(
     if (fingerprint is None) == (certificate is None):
         raise Exit(os.EX_USAGE, "give either --fingerprint or --certificate")
     if certificate is not None:
-        fingerprint = _fingerprint_of(certificate)
+        fingerprint = _fingerprint_of(certificate, address)
     values = {"address": address, "fingerprint": fingerprint, **_limits(limits, default=False)}
     _file(section).add(name, values)
     click.echo(f"{name} may store posts{_told(section)}")
@@ -172,11 +173,19 @@ def _named(section: PostManager, name: str) -> Account:
     raise _file(section).missing(name)
 
 
-def _fingerprint_of(path: Path) -> str:
+def _fingerprint_of(path: Path, address: str) -> str:
+    """Return the fingerprint of the certificate in a file; nobody could open a session with another address's."""
     try:
-        return Certificate.parse(path.read_bytes()).fingerprint
+        certificate = Certificate.parse(path.read_bytes())
+        key = Address.parse(address).key
     except OpenPGPError as error:
         raise Exit(os.EX_DATAERR, f"{path} is not a certificate: {error.text}") from error
+    except AddressError as error:
+        raise Exit(os.EX_DATAERR, f"{address!r} is not a mail address: {error}") from error
+    if key not in certificate.addresses:
+        names = ", ".join(sorted(certificate.addresses)) or "no address"
+        raise Exit(os.EX_DATAERR, f"{path} is not the certificate of {address}, but of {names}")
+    return certificate.fingerprint
 
 
 def _usage(section: PostManager) -> Usage:
