@@ -19,7 +19,8 @@ BATCH = 1_048_576  # octets handed to the database, or taken from it, in one sta
 Key = tuple[str, bytes]  # whose it is, a fingerprint, and its SHA-256
 
 # Made once: to put a statement together costs more than to run it.
-_KNOWN = "SELECT sender, digest, id FROM contents WHERE (sender, digest) IN (VALUES {})"
+# A join: for a row's value IN such a list, SQLite reads the whole table.
+_KNOWN = "WITH k (s, d) AS (VALUES {}) SELECT sender, digest, id FROM k JOIN contents ON sender = s AND digest = d"
 _ADD = insert(contents, "id", "sender", "digest", "size", "refs")
 _ADD_CHUNK = insert(chunks, "content", "number", "data")
 _SHARE = (

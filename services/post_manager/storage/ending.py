@@ -11,16 +11,14 @@ from services.post_manager.storage.schema import WAITING, posts
 _ROW = (posts.c.serial, posts.c.id, posts.c.sender, posts.c.sender_address, posts.c.recipient, posts.c.content)
 
 
-def end(
-    connection: Connection, which: Sequence[ColumnElement[bool]], state: int, now: int, keep: int, limit: int = 1000
-) -> list[bytes]:
-    """Give the waiting posts that match ``which``, at most ``limit``, their last state; return their ids.
+def end(connection: Connection, which: Sequence[ColumnElement[bool]], state: int, now: int, keep: int) -> list[bytes]:
+    """Give the waiting posts that match ``which`` their last state; return their ids. The caller bounds how many.
 
     ``keep``: seconds for which the tombstone stays. Locks rows in the order of their serials, so that two
     transactions never wait for each other.
     """
     query = select(*_ROW, func.length(posts.c.head).label("octets")).where(*which, posts.c.state == WAITING)
-    rows = connection.execute(query.order_by(posts.c.serial).limit(limit).with_for_update()).all()
+    rows = connection.execute(query.order_by(posts.c.serial).with_for_update()).all()
     if not rows:
         return []
     serials = [row.serial for row in rows]

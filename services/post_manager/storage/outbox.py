@@ -82,7 +82,14 @@ def withdraw(
 
 def expire(database: Database, now: int, keep: int) -> list[bytes]:
     """Delete the content of posts whose lifetime is over; return the ids of one batch, none when all is done."""
-    return database.transact(lambda connection: end(connection, (posts.c.due <= now,), EXPIRED, now, keep, BATCH))
+
+    def work(connection: Connection) -> list[bytes]:
+        # Chosen by the index of times: in the order of serials, as they are locked, all that waits would be read.
+        late = select(posts.c.serial).where(posts.c.due <= now, posts.c.state == WAITING)
+        serials = connection.execute(late.order_by(posts.c.due).limit(BATCH)).scalars().all()
+        return end(connection, (posts.c.serial.in_(serials),), EXPIRED, now, keep) if serials else []
+
+    return database.transact(work)
 
 
 def forget(database: Database, now: int) -> int:
