@@ -19,14 +19,22 @@ from stubmail.errors import one_line
 from stubmail.log import event
 
 MAX_HEADER = 8_192  # octets of a request
-MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 64  # of which the one that has been silent longest makes room for another
+MAX_REST = 1_048_576  # octets that are read of a request that is too large, so that the client gets to see the answer
 REQUEST_SECONDS = 5.0  # for the request to come, and again for the answer to be taken
 PAGE_SECONDS = 4.0  # for a page to be made
 STOP_SECONDS = 1.0  # for connections that are there when it ends
 SETTLE_SECONDS = 0.02  # until one that was just let in counts among them
 JSON = "application/json"
 
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 _log = logging.getLogger("admin")
 
@@ -79,7 +87,8 @@ class Admin:
         self._listener = listener
         self._pages = dict(pages)
         self._running: dict[str, asyncio.Future[Answer]] = {}
-        self._connections = 0
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._silent: dict[asyncio.StreamWriter, None] = {}  # those of which nothing is asked yet, the oldest first
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.new_event_loop()
@@ -113,27 +122,44 @@ class Admin:
                 await self._idle.wait()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._connections += 1
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._end(next(iter(self._silent), writer))
+        self._connections.add(writer)
+        self._silent[writer] = None
         self._idle.clear()
+        try:
+            await self._converse(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            _reset_at_close(writer)
+        finally:
+            self._end(writer)
+            if not self._connections:
+                self._idle.set()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        too_large = False
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 header = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            too_large = True
+            text = f"the header of a request may have {MAX_HEADER} octets"
+            answer, body = json_answer(431, {"error": text}), True
+        else:
+            self._silent.pop(writer, None)
             answer, body = await self._answer(header)
-            writer.write(_to_wire(answer, body))
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            _reset_at_close(writer)
-        finally:
-            self._connections -= 1
-            if not self._connections:
-                self._idle.set()
-            writer.transport.abort()
+        writer.write(_to_wire(answer, body))
+        async with asyncio.timeout(REQUEST_SECONDS):
+            await writer.drain()
+            if too_large:
+                await _read_rest(reader, writer)
+            writer.close()
+            await writer.wait_closed()
+
+    def _end(self, writer: asyncio.StreamWriter) -> None:
+        self._connections.discard(writer)
+        self._silent.pop(writer, None)
+        writer.transport.abort()
 
     async def _answer(self, header: bytes) -> tuple[Answer, bool]:
         """Return the answer to a request, and whether its body is wanted."""
@@ -170,6 +196,14 @@ class Admin:
 
     def _made(self, path: str, answer: Answer) -> None:
         self._running.pop(path).set_result(answer)
+
+
+async def _read_rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take what the client goes on to send: closed at once, he would lose the answer (RFC 9112 §9.6)."""
+    writer.write_eof()
+    left = MAX_REST
+    while left > 0 and (data := await reader.read(left)):
+        left -= len(data)
 
 
 def _reset_at_close(writer: asyncio.StreamWriter) -> None:

@@ -117,11 +117,67 @@ def test_a_page_that_fails_is_a_500_and_the_next_one_is_tried(port: int, pages: 
     assert get(port, "/readyz")[0] == 200
 
 
-def test_a_header_without_end_is_cut_off(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as client, contextlib.suppress(ConnectionError):
-        client.sendall(b"x" * 100_000)
-        assert client.recv(100) == b""
+@pytest.mark.parametrize("octets", [8_300, 100_000, 900_000])
+def test_a_header_that_is_too_large_is_refused(port: int, octets: int) -> None:
+    request = b"GET /livez HTTP/1.1\r\nX: " + b"x" * octets + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as stream:
+            answer = stream.read()
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"may have 8192 octets" in answer
     assert get(port, "/livez")[0] == 200
+
+
+def test_a_header_without_end_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "REQUEST_SECONDS", 1.0)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client, contextlib.suppress(ConnectionError):
+        for _ in range(1000):
+            client.sendall(b"x" * 100_000)
+        raise AssertionError("it was not")
+    assert get(port, "/livez")[0] == 200
+
+
+def test_those_who_keep_silent_longest_make_room(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            for _ in range(admin.MAX_CONNECTIONS * 3)
+        ]
+        for _ in range(3):
+            assert get(port, "/livez")[0] == 200
+        assert all(client.recv(1) == b"" for client in silent[: admin.MAX_CONNECTIONS])
+        silent[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_clients_that_wait_for_their_pages_are_bounded() -> None:
+    go_on = threading.Event()
+
+    def waiting() -> Answer:
+        go_on.wait(30)
+        return Answer(200, b"")
+
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(wsgi.bind("127.0.0.1", 0))
+        server = Admin(listener, {"/metrics": waiting})
+        server.start()
+        stack.callback(server.stop)
+        stack.callback(go_on.set)
+        clients = [stack.enter_context(asking(listener)) for _ in range(admin.MAX_CONNECTIONS)]
+        wait_until(lambda: len(server._connections) == admin.MAX_CONNECTIONS and not server._silent)
+        with asking(listener) as other, contextlib.suppress(ConnectionResetError):
+            assert other.recv(100) == b""
+        go_on.set()
+        assert clients[0].recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def asking(listener: socket.socket) -> socket.socket:
+    """Ask for a page."""
+    client = socket.create_connection(listener.getsockname(), timeout=30)
+    client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    return client
 
 
 def test_slow_clients_are_disconnected_and_many_are_turned_away(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
