@@ -7,6 +7,7 @@ import click
 from services.http2mbox.accounts import Accounts
 from services.http2mbox.settings import Http2mbox
 from stubmail.cli import parse_listen
+from stubmail.counted import counted
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit, StubmailError
 from stubmail.listener import bind
@@ -37,7 +38,7 @@ def try_everything(options: Http2mbox, resolver: Resolver, accounts: Accounts, a
         except (Exit, StubmailError) as error:
             errors.append(_exit(str(account.address), error))
         else:
-            people = f"{contacts.count} correspondents in {len(contacts.domains)} domains"
+            people = f"{counted(contacts.count, 'correspondent')} in {counted(len(contacts.domains), 'domain')}"
             click.echo(f"{account.address}: key {account.identity.fingerprint}, {people}, maildrop {location}")
     try:
         fixed = configured_store(options.store, "http2mbox")

@@ -15,6 +15,7 @@ from services.keyserver.app import Counters, UnreadByKeyServer, create_app
 from services.keyserver.directory import Directory
 from services.keyserver.settings import Keyserver
 from stubmail import cli, log, settings, wsgi
+from stubmail.counted import counted
 from stubmail.errors import Exit
 from stubmail.wsgi_worker import PatientWorker
 
@@ -48,7 +49,7 @@ def main(listen: str | None, domain: str | None, keys: str | None, config: Path,
     listener = wsgi.bind(host, port)
     if check:
         listener.close()
-        click.echo(f"{section.domain}: {count} certificates in {section.keys}, {host}:{port} is free")
+        click.echo(f"{section.domain}: {counted(count, 'certificate')} in {section.keys}, {host}:{port} is free")
         return
     host, port = listener.getsockname()[:2]
     log.event(_log, "listening", section.domain, address=f"{host}:{port}", certificates=count)

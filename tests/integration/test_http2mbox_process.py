@@ -461,7 +461,7 @@ def test_dns_that_does_not_answer_is_trouble_worth_another_try(puller: Puller) -
 def test_check_says_what_is_right_or_wrong(puller: Puller) -> None:
     done = puller.run("--check")
     assert done.returncode == 0, done.stderr
-    assert f"{BOB}: key {puller.world.bob.fingerprint}, 1 correspondents in 1 domains, maildrop" in done.stdout
+    assert f"{BOB}: key {puller.world.bob.fingerprint}, 1 correspondent in 1 domain, maildrop" in done.stdout
     assert "beta.example: DNS answers, but there are no stub mail records; own mail is not watched\n" in done.stdout
     config = puller.root / "stub.conf"
     text = config.read_text()

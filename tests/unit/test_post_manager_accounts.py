@@ -102,7 +102,7 @@ def test_limits_are_set_and_taken_back(desk: Desk) -> None:
 def test_an_account_is_removed(desk: Desk) -> None:
     alice, bob = desk.store.talker(ALICE), desk.store.talker(BOB)
     post_id, _ = alice.keep(BOB, b"body")
-    assert "1 posts that wait stay" in desk.ok("remove", "alice")
+    assert "1 post that waits stays until it is fetched" in desk.ok("remove", "alice")
     assert [account.name for account in load_accounts(desk.file, desk.store.section.terms)] == ["carol"]
     assert "# the others" in desk.file.read_text()
     assert bob.fetch((post_id, 0))[0][1] == b"headbody"

@@ -272,7 +272,10 @@ def test_rates_are_per_network_and_per_client(tmp_path: Path) -> None:
             response = store.post(talker.body(octets), environ_overrides={"REMOTE_ADDR": address})
             if response.status_code == 200:
                 return "ok"
-            assert int(response.headers["Retry-After"]) >= 1
+            seconds = int(response.headers["Retry-After"])
+            assert seconds >= 1
+            word = "1 second" if seconds == 1 else f"{seconds} seconds"
+            assert response.get_json()["message"].endswith(f"; try again in {word}")
             return code(response)
 
         burst = BURST_SECONDS

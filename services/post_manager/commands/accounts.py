@@ -127,10 +127,10 @@ def remove(section: PostManager, name: str) -> None:
     told = _told(section)
     try:
         posts, _ = _usage(section).get(account.fingerprint, (0, 0))
-        left = f"{posts} posts that wait stay"
+        left = "1 post that waits stays until it is" if posts == 1 else f"{posts} posts that wait stay until they are"
     except (service.Away, StorageError):  # he may store no more all the same
-        left = "posts that wait stay"
-    click.echo(f"{name} may store no more, {left} until they are fetched{told}")
+        left = "posts that wait stay until they are"
+    click.echo(f"{name} may store no more, {left} fetched{told}")
 
 
 def _file(section: PostManager) -> AccountsFile:

@@ -18,6 +18,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.sessions import Session
 from stubmail.address import Address
+from stubmail.counted import counted
 from stubmail.limits import network
 from stubmail.openpgp import Certificate, OpenPGPError, verify
 from stubmail.request import (
@@ -248,7 +249,7 @@ def _named(parts: Parts, name: str, most: int) -> bytes:
 
 def _wait(seconds: int) -> None:
     if seconds:
-        raise Refusal("rate", f"too many requests; try again in {seconds} seconds", retry_after=seconds)
+        raise Refusal("rate", f"too many requests; try again in {counted(seconds, 'second')}", retry_after=seconds)
 
 
 def _replayed() -> Refusal:
