@@ -10,8 +10,7 @@ MAX_NAME = 253  # octets of a domain name as text, RFC 1035 §2.3.4
 
 # RFC 5321 §4.1.2 Dot-string, with RFC 6531 §3.3 letters; a quoted local part has no place in a user ID and is refused.
 # So is what would break lines or cannot be UTF-8: C1 controls, U+2028, U+2029 and surrogates.
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff-]+"
-_LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
+_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff-]+")
 # RFC 5894 §7.2: what IDNA2003, which Python has, makes other letters of or drops, and IDNA2008 does not: sharp s, final
 # sigma, and the two zero-width joiners. The same text would mean another domain here than elsewhere.
 _AMBIGUOUS = frozenset("\u00df\u1e9e\u03c2\u200c\u200d")
@@ -79,7 +78,7 @@ class Address:
 @lru_cache(maxsize=4096)  # the same few people write to each other again and again
 def _parse(text: str) -> Address:
     local, at, domain = text.rpartition("@")
-    if not at or not _LOCAL.fullmatch(local):
+    if not at or not all(map(_ATOM.fullmatch, local.split("."))):
         raise AddressError(f"{text!r} is not a mail address")
     address = Address(local, parse_domain(domain))
     if len(local.encode()) > MAX_LOCAL or len(str(address).encode()) > MAX_ADDRESS:

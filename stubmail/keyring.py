@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import gnupg
-
 from stubmail import log
 from stubmail.address import Address
 from stubmail.errors import Exit, PermanentError, TemporaryError
@@ -243,6 +241,8 @@ class Keyring:
 
     def _change(self, action: Callable[[Any], Any]) -> Any:
         """Return what ``action`` returns, given a python-gnupg on this home whose every process ends within TIMEOUT."""
+        import gnupg  # seldom needed, and not quickly imported
+
         limit = ["timeout", "--kill-after=5", f"{TIMEOUT:.0f}"]  # the one in coreutils
         try:
             gpg = gnupg.GPG(gpgbinary=PROGRAM, gnupghome=str(self.home), options=list(OPTIONS))

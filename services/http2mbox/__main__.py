@@ -9,14 +9,10 @@ from contextlib import closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from services.http2mbox.accounts import Accounts
-from services.http2mbox.counters import Counters
-from services.http2mbox.progress import for_terminal
-from services.http2mbox.pull import Limits
 from services.http2mbox.settings import DRAIN_SECONDS, MIN_INTERVAL, Http2mbox
 from stubmail import cli, settings
 from stubmail.address import Address, AddressError
@@ -24,6 +20,7 @@ from stubmail.errors import Exit
 from stubmail.listener import bind
 
 if TYPE_CHECKING:
+    from services.http2mbox.accounts import Accounts
     from services.http2mbox.process import Process
 
 EPILOG = """\b
@@ -67,6 +64,12 @@ def main(
         logging.getLogger().setLevel(logging.WARNING)
     dns, options = cli.load(config, dns=settings.Dns, http2mbox=Http2mbox)
     seconds = _interval(once or dry_run, interval, options)
+    # A short run takes less time than to read the modules for it: so they are read when they are needed, and not looked
+    # through for garbage meanwhile, of which they hold none.
+    gc.disable()
+    from services.http2mbox.accounts import Accounts
+    from services.http2mbox.pull import Limits
+
     wanted = Accounts(options, _addresses(accounts), read_only=dry_run or check)
     limits = Limits(options.max_post, options.full_check_seconds, keep, dry_run)
     try:
@@ -76,10 +79,13 @@ def main(
                 wanted.prepare()
         import asyncio
 
+        from services.http2mbox.counters import Counters
         from services.http2mbox.process import Process
+        from services.http2mbox.progress import for_terminal
         from stubmail.discovery import Resolver
 
         gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
+        gc.enable()
         resolver = Resolver.from_settings(dns)
         if check:
             from services.http2mbox.check import try_everything
@@ -103,7 +109,7 @@ def main(
         status = _conclude(process, wanted, dry_run=dry_run, quiet=quiet)
     finally:
         wanted.close(DRAIN_SECONDS)
-    _exit(0 if seconds else status, process.abandoned)
+    _exit(0 if seconds else status)
 
 
 @contextmanager
@@ -133,7 +139,7 @@ def _addresses(texts: tuple[str, ...]) -> list[Address]:
         raise Exit(os.EX_USAGE, str(error)) from error
 
 
-def _conclude(process: "Process", accounts: Accounts, *, dry_run: bool, quiet: bool) -> int:
+def _conclude(process: "Process", accounts: "Accounts", *, dry_run: bool, quiet: bool) -> int:
     """Print the summary and return the exit status of a single round."""
     report = process.puller.report
     report.failed.update(accounts.failures)
@@ -143,14 +149,12 @@ def _conclude(process: "Process", accounts: Accounts, *, dry_run: bool, quiet: b
     return report.status(standings, dry_run=dry_run)
 
 
-def _exit(status: int, abandoned: bool) -> None:
-    if abandoned:
-        # Threads still wait for the network. All that must be whole is closed; the interpreter's own end is no place
-        # for foreign code to come back to.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(status)
-    sys.exit(status)
+def _exit(status: int) -> NoReturn:
+    # All that must be whole is closed. The interpreter's own end is no place for foreign code to come back to, where
+    # threads still wait for the network; and to take everything apart takes as long as to deliver a hundred messages.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.http2mbox import schedule
 from services.http2mbox.account import Account
@@ -22,16 +23,17 @@ from services.http2mbox.pull import Limits
 from services.http2mbox.puller import Puller
 from services.http2mbox.schedule import Backoff
 from services.http2mbox.settings import DRAIN_SECONDS, Http2mbox
-from services.http2mbox.status import Status
 from services.http2mbox.turns import Turns
 from services.http2mbox.visits import Visits
-from stubmail.admin import Admin
 from stubmail.discovery import Resolver, Store, configured_store
 from stubmail.errors import Exit
 from stubmail.http_client import HttpClient
 from stubmail.log import event
 from stubmail.sent import SentRecords
 from stubmail.store_client import Session, StoreClient
+
+if TYPE_CHECKING:
+    from services.http2mbox.status import Status
 
 HEARTBEAT_SECONDS = 20.0  # the least often that a daemon shows that it is alive
 
@@ -55,7 +57,7 @@ class CookieKeeper(StoreClient):
 class Process:
     """One run over accounts that are open; ``puller.report`` counts what comes of it.
 
-    ``abandoned`` tells afterwards that threads are left waiting for the network.
+    Afterwards, threads may be left that wait for the network.
     """
 
     def __init__(
@@ -71,7 +73,6 @@ class Process:
         self._woken = asyncio.Event()
         self._stopped = False
         self._reload = False
-        self.abandoned = False
         self._counters = counters
         visits = Visits(
             resolver,
@@ -127,6 +128,9 @@ class Process:
 
         ``listener`` is for the pages about its health.
         """
+        from services.http2mbox.status import Status  # a single round does without the pages
+        from stubmail.admin import Admin
+
         await self._begin()
         status = Status(self._accounts, self._counters, interval, lambda: self._stopped)
         admin = Admin(listener, status.pages) if listener else None
@@ -139,7 +143,7 @@ class Process:
             if admin:
                 await asyncio.get_running_loop().run_in_executor(None, admin.stop)
 
-    async def _rounds(self, interval: float, full: bool, status: Status) -> None:
+    async def _rounds(self, interval: float, full: bool, status: "Status") -> None:
         reopening = Backoff(self._rng)
         while not self._stopped:
             if self._reload:
@@ -199,8 +203,8 @@ class Process:
     async def _end(self, finished: asyncio.Task[None]) -> None:
         self.puller.stop()
         await asyncio.wait((finished,), timeout=DRAIN_SECONDS)
-        self.abandoned = not finished.done()
+        abandoned = not finished.done()
         finished.cancel()
         for workers in (self._workers, self._lookups):
-            workers.shutdown(wait=not self.abandoned)
+            workers.shutdown(wait=not abandoned)
         self._checks.close()
