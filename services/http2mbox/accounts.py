@@ -1,8 +1,11 @@
 """The accounts that a process pulls for, each with its lock; opened anew when the users file or a remedy says so."""
 
+import errno
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.http2mbox.account import Account, AccountLock, open_account
 from services.http2mbox.settings import Http2mbox
@@ -108,7 +111,7 @@ class Accounts:
         assert user.address is not None
         directory = account_directory(self._options.state, user.address)
         for each in (self._options.state, directory):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(each)
         lock = AccountLock(directory)
         if not self._read_only:
             lock.acquire(user.address)
@@ -124,6 +127,18 @@ class Accounts:
             lock.release()
             raise
         return _Opened(user, account, lock)
+
+
+def _make(directory: Path) -> None:
+    """Make a directory of the state, if it is not there. Raises an Exit that says what to do."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        status = os.EX_NOPERM if isinstance(error, PermissionError) else os.EX_OSERR
+        advice = "make it a directory of the user who runs http2mbox, or set [http2mbox] state to another one"
+        raise Exit(status, f"state: {directory} cannot be used: {error.strerror}; {advice}") from error
 
 
 def _close(opened: _Opened, patience: float = -1) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import pty
+import re
 import secrets
 import signal
 import socket
@@ -475,6 +476,20 @@ def test_check_says_what_is_right_or_wrong(puller: Puller) -> None:
     wrong = puller.run("--check")
     assert wrong.returncode == os.EX_NOPERM
     assert "/nonexistent" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_state_directory_that_cannot_be_used_is_named_with_what_to_do(puller: Puller) -> None:
+    config = puller.root / "stub.conf"
+    text = config.read_text()
+    (puller.root / "file").write_text("")
+    for place in ("/proc/nothing", str(puller.root / "file")):
+        config.write_text(re.sub("(?m)^state = .*", f'state = "{place}"', text))
+        for arguments in (["--check"], ["--once"]):
+            done = puller.run(*arguments)
+            assert done.returncode == os.EX_OSERR, done.stderr
+            assert f"state: {place} cannot be used: " in done.stderr
+            assert "; make it a directory of the user who runs http2mbox, or set [http2mbox] state" in done.stderr
+            assert "Errno" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
