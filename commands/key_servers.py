@@ -1,5 +1,6 @@
 """What `stubmail keys` asks the key servers of correspondents' domains."""
 
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 from stubmail import settings
 from stubmail.address import Address
 from stubmail.discovery import Resolver, StubDomain
-from stubmail.errors import PermanentError, TemporaryError
+from stubmail.errors import Exit, PermanentError, TemporaryError
 from stubmail.hkp_client import look_up
 from stubmail.http_client import HttpClient
 from stubmail.key_refresh import Refreshed, refresh
 from stubmail.keyring import Keyring
 from stubmail.openpgp import Certificate
 from stubmail.settings import Dns
+
+_NONE = "4.7.5"  # of stubmail.hkp: the key server has nothing to use
 
 
 class KeyServers:
@@ -29,15 +32,21 @@ class KeyServers:
         self._http = HttpClient(self._resolver)
 
     def look_up(self, address: Address) -> Certificate:
-        """Ask the key servers of the address's domain, in order, for a certificate to use. Raises StubmailError."""
+        """Ask the key servers of the address's domain, in order, for a certificate to use.
+
+        Raises Exit when those that answer have none, and StubmailError.
+        """
         offer = self._offer(address)
-        failure = TemporaryError("4.7.5", f"{address.domain} names no key server")
+        failure = TemporaryError(_NONE, f"{address.domain} names no key server")
         for target in offer.keyservers:
             try:
                 return look_up(self._http, target, address, datetime.now(UTC))
             except TemporaryError as error:
                 failure = error
-        raise failure
+        if failure.code != _NONE:
+            raise failure
+        # Mail may wait for a key that is published meanwhile; who has asked for it is told that there is none.
+        raise Exit(os.EX_NOUSER, f"{failure.text}; ask its owner to publish one, nothing was imported")
 
     def refresh(self, keyring: Keyring, address: Address) -> Refreshed | None:
         """Ask for news of the keyring's key for an address. Raises StubmailError and OSError."""

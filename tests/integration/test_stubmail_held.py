@@ -272,6 +272,13 @@ def test_a_key_server_with_another_key_than_the_mail_is_under_is_refused(
         carol.clear()
 
 
+def test_a_stranger_without_a_key_cannot_be_accepted(bob: Bob, key_server: KeyServer) -> None:
+    key_server.key = ""
+    nobody = bob.contacts("accept", str(CAROL), "--yes")
+    assert nobody.exit_code == os.EX_NOUSER
+    assert f"no key for {CAROL}; ask its owner to publish one, nothing was imported" in nobody.output
+
+
 def test_a_refused_stranger_is_not_heard_of_again(bob: Bob, people: People) -> None:
     carol = carols(bob.world, people)
     try:
