@@ -17,6 +17,7 @@ from stubmail.queue import DEFAULT_SPOOL, ItemError, Order, Progress, Queue, Sta
 
 OBEYED_SECONDS = 3.0  # how long a command waits for the courier
 _STATES = ("new", "waiting", "held")  # not tried yet; tried at least once; kept by an order
+_SELDOM = ("ret", "envid", "notify", "orcpt")  # what a sender said of notices (RFC 3461 §4), as it came
 MAX_HEADER = 64 * 1024  # octets of a message that ``show --header`` reads
 
 _EPILOG = """\b
@@ -104,9 +105,13 @@ def show(spool: Queue, queue_id: str, header: bool, as_json: bool) -> None:
     text = message.pop("header", "")
     recipients = message.pop("recipients")
     for name, value in message.items():
-        click.echo(f"{name:9} {value}")
+        if value or name not in _SELDOM:
+            click.echo(f"{name:9} {value}")
     for recipient in recipients:
         click.echo("recipient {address}  {state} {via} {code} {text}".format_map(recipient).rstrip())
+        for name in _SELDOM:
+            if value := recipient.get(name):
+                click.echo(f"    {name:6} {value}")
     if text:
         click.echo("\n" + text.replace("\r\n", "\n"))
 
@@ -201,6 +206,8 @@ def _describe(spool: Queue, stored: Stored, held: set[str]) -> dict[str, Any]:
             "code": outcome.code,
             "text": outcome.text,
             "post": recipient.post_id.hex(),
+            "notify": recipient.notify,
+            "orcpt": recipient.original,
         }
         for recipient, outcome in zip(item.recipients, progress.outcomes, strict=True)
     ]
@@ -214,5 +221,7 @@ def _describe(spool: Queue, stored: Stored, held: set[str]) -> dict[str, Any]:
         "account": item.account,
         "mail_from": str(item.mail_from) if item.mail_from else "",
         "sender": str(item.sender),
+        "ret": item.ret,
+        "envid": item.envid,
         "recipients": recipients,
     }

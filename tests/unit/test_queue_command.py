@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,28 @@ def test_list_and_show_as_json(queue: Queue) -> None:
     text = call(queue, "show", FIRST, "--header").output
     assert "recipient carol@legacy.example  waiting" in text
     assert "The text" not in text
+
+
+def test_show_tells_what_the_sender_said_of_notices(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path / "spool")
+    item = make_item(1, BOB, CAROL)
+    bob = replace(item.recipients[0], notify="SUCCESS,DELAY", original="rfc822;Bob+2Bx@beta.example")
+    accept(queue, replace(item, recipients=(bob, item.recipients[1]), ret="HDRS", envid="QQ314159"))
+    text = call(queue, "show", item.id).output
+    assert "\nret       HDRS\nenvid     QQ314159\n" in text
+    assert text.count("\n    notify SUCCESS,DELAY\n    orcpt  rfc822;Bob+2Bx@beta.example\n") == 1
+    assert text.count("notify") == 1
+    shown = json.loads(call(queue, "show", item.id, "--json").output)
+    assert (shown["ret"], shown["envid"]) == ("HDRS", "QQ314159")
+    assert [recipient["notify"] for recipient in shown["recipients"]] == ["SUCCESS,DELAY", ""]
+    assert "envid" not in call(make_and_accept(tmp_path / "other"), "show", FIRST).output
+
+
+def make_and_accept(root: Path) -> Queue:
+    """A queue with a message whose sender said nothing of notices."""
+    queue = make_queue(root)
+    accept(queue, make_item(1))
+    return queue
 
 
 def test_orders_are_obeyed(queue: Queue) -> None:
