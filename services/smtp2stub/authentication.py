@@ -36,13 +36,20 @@ class Authenticator:
         """Whether SCRAM-SHA-256 works for every account."""
         return self._scram.offered
 
-    async def check(self, login: bytes, password: bytes, peer: str) -> User:
+    async def check(self, login: bytes, password: bytes, peer: str, identity: bytes = b"") -> User:
         """Return the account. Raises PermanentError 5.7.8 after a delay when there is none such, TemporaryError 4.7.0
-        when too many from that network try at once."""
+        when too many from that network try at once.
+
+        ``identity``, if there is one, must be another name of the same account: nobody acts as somebody else.
+        """
         loop = asyncio.get_running_loop()
+        users = self.users
         async with self._turn(network(peer)):
-            user = await loop.run_in_executor(self._passwords, _authenticate, self.users, login, password)
-            return await self._known(user, peer)
+            user = await loop.run_in_executor(self._passwords, _authenticate, users, login, password)
+            known = await self._known(user, peer)
+        if identity and users.find(identity.decode("utf-8", "replace")) is not known:
+            raise PermanentError("5.7.8", "nobody may act as somebody else")
+        return known
 
     async def scram_keys(self, name: bytes, peer: str) -> Keys:
         """Return what SCRAM needs of an account, or what looks like it. Raises TemporaryError 4.7.0, as ``check``."""
@@ -95,14 +102,9 @@ def from_base64(text: str) -> bytes:
         raise PermanentError("5.5.2", "that is not base64") from error
 
 
-def parse_plain(data: bytes) -> tuple[bytes, bytes]:
-    """Return login and password of a PLAIN message (RFC 4616 §2). Raises PermanentError.
-
-    An identity to act as may be given only when it is the login itself.
-    """
+def parse_plain(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the identity to act as, login and password of a PLAIN message (RFC 4616 §2). Raises PermanentError."""
     parts = data.split(b"\0")
     if len(parts) != 3 or not parts[1]:
         raise PermanentError("5.5.2", "that is no PLAIN message")
-    if parts[0] not in (b"", parts[1]):
-        raise PermanentError("5.7.8", "nobody may act as somebody else")
-    return parts[1], parts[2]
+    return parts[0], parts[1], parts[2]

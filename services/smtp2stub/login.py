@@ -38,7 +38,8 @@ class Login:
 
     async def _plain(self, first: bytes | None) -> User:
         answer = await self._ask(b"") if first is None else first
-        return await self._authenticator.check(*parse_plain(answer), self._peer)
+        identity, name, password = parse_plain(answer)
+        return await self._authenticator.check(name, password, self._peer, identity)
 
     async def _login(self, first: bytes | None) -> User:
         name = await self._ask(b"Username:") if first is None else first

@@ -144,6 +144,12 @@ def test_plain_login(strange: Gateway, name: str) -> None:
     assert b"with ESMTPA id" in content
 
 
+@pytest.mark.parametrize(("name", "act_as"), [("alice@alpha.example", "alice"), ("alice", "Alice@Alpha.example")])
+def test_an_account_may_act_as_itself_by_either_of_its_names(strange: Gateway, name: str, act_as: str) -> None:
+    with strange.hello() as client:
+        assert client.say("AUTH PLAIN " + plain(name, "wonderland", act_as)).startswith("235 2.7.0")
+
+
 def test_login_in_steps(strange: Gateway) -> None:
     with strange.hello() as client:
         assert client.say("auth login") == "334 VXNlcm5hbWU6"
@@ -163,7 +169,9 @@ def test_login_in_steps(strange: Gateway) -> None:
     [
         ("AUTH PLAIN " + plain("alice", "wrong"), "535 5.7.8"),
         ("AUTH PLAIN " + plain("nobody", "wonderland"), "535 5.7.8"),
-        ("AUTH PLAIN " + plain("alice", "wonderland", act_as="mallory"), "535 5.7.8"),
+        ("AUTH PLAIN " + plain("alice", "wonderland", act_as="mallory"), "535 5.7.8 nobody may act as somebody else"),
+        ("AUTH PLAIN " + plain("alice", "wonderland", act_as="nobody"), "535 5.7.8 nobody may act as somebody else"),
+        ("AUTH PLAIN " + plain("alice", "wrong", act_as="mallory"), "535 5.7.8 the name or the password"),
         ("AUTH PLAIN !!!", "501 5.5.2"),
         ("AUTH PLAIN =", "501 5.5.2"),
         ("AUTH PLAIN " + base64.b64encode(b"alice").decode(), "501 5.5.2"),
