@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 _LINE_END = re.compile(rb"\r?\n")
 _FIELDS = {
-    name: re.compile(rb"^%b[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)" % name, re.IGNORECASE | re.MULTILINE)
+    name: (
+        name.lower(),
+        re.compile(rb"^%b[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)" % name, re.IGNORECASE | re.MULTILINE),
+    )
     for name in (b"From", b"Received", b"Authentication-Results")
 }
 
@@ -35,5 +38,9 @@ def fields(message: bytes, name: bytes) -> Iterator[tuple[int, int, bytes]]:
     The offsets enclose the whole field with its line end; the value is unfolded (RFC 5322 §2.2.3) and stripped. A blank
     between name and colon (the obsolete syntax of RFC 5322 §4.5) makes no difference.
     """
-    for match in _FIELDS[name].finditer(message, 0, section_end(message)):
+    header = message[: section_end(message)]
+    word, pattern = _FIELDS[name]
+    if word not in header.lower():  # which takes a fraction of the time
+        return
+    for match in pattern.finditer(header):
         yield match.start(), match.end(), _LINE_END.sub(b"", match[1]).strip()

@@ -60,12 +60,15 @@ class State(PullState):
         causes = [(cause, now) for kind, cause in halves if kind == _CAUSE]
         keys.sort()  # neighbours in the file are written at the same time
         with self._transaction() as db:
+            holds = db.execute("SELECT 1 FROM held LIMIT 1").fetchone() is not None
             for start in range(0, len(keys), _AT_ONCE):
                 part = keys[start : start + _AT_ONCE]
                 values = ", ".join(["(?, ?)"] * len(part))
                 columns = [column for key in part for column in key]
                 query = f"INSERT OR IGNORE INTO delivered SELECT column1, column2, ? FROM (VALUES {values})"  # noqa: S608
                 db.execute(query, [now, *columns])
+                if not holds:
+                    continue
                 ids = ", ".join("?" * len(part))  # by which the rows are found; without, all would be looked through
                 query = f"DELETE FROM held WHERE id IN ({ids}) AND (id, sender) IN (VALUES {values})"  # noqa: S608
                 db.execute(query, [*(post_id for post_id, _ in part), *columns])
