@@ -73,6 +73,10 @@ class Authorization:
         self.encrypted = True
         self._name = None
 
+    def forget_name(self) -> None:
+        """Something came between USER and PASS, which belong together (RFC 1939 §7)."""
+        self._name = None
+
     def respond(self, line: bytes) -> Outcome:
         """Take a response of a SASL exchange. Raises WireError."""
         mechanism, self._mechanism = self._mechanism, None

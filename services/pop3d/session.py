@@ -182,6 +182,7 @@ class Session:
         try:
             outcome = self._authorization.respond(line) if self._authorization.exchanging else self._command(line)
         except WireError as error:
+            self._authorization.forget_name()
             return self._fail(str(error))
         if self._transaction is not None:
             self._errors = 0
@@ -201,6 +202,8 @@ class Session:
         keyword, argument = parse_command(line)
         if self._transaction is not None and (run := transaction.COMMANDS.get(keyword)):
             return run(self._transaction, argument)
+        if keyword != b"PASS":
+            self._authorization.forget_name()
         if keyword == b"CAPA":
             return self._capa(argument)
         if keyword == b"QUIT":

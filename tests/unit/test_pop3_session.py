@@ -151,6 +151,16 @@ def test_names_and_passwords_are_passed_on_octet_for_octet() -> None:
     assert (driver.logins[0].name, driver.logins[0].password) == (b"a\0b \xc3\xa9", b" two  spaces \0 end ")
 
 
+@pytest.mark.parametrize("line", [b"NOOP", b"CAPA", b"LANG", b"UTF8", b"AUTH", b"XYZZY", b"", b"USER", b"STAT", b"\0"])
+def test_pass_comes_at_once_after_user(line: bytes) -> None:
+    """RFC 1939 §7."""
+    driver = Driver()
+    assert driver.send(b"USER bob\r\n").endswith(b"+OK send PASS\r\n")
+    driver.send(line + b"\r\n")
+    assert driver.send(b"PASS open sesame\r\n") == b"-ERR Send USER first\r\n"
+    assert b"+OK maildrop" in driver.log_in()
+
+
 def test_pass_needs_user_each_time() -> None:
     driver = Driver()
     assert driver.send(b"PASS open sesame\r\n") == b"-ERR Send USER first\r\n"
