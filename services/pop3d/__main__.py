@@ -1,5 +1,6 @@
 """The command line: settings from stub.conf and flags, then serve until told to stop."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from services.pop3d.settings import Pop3d
 from services.pop3d.tls import load_certificate
 from stubmail import log, settings
 from stubmail.cli import common_options, load, one_sentence
+
+_log = logging.getLogger("pop3d")
 
 EXAMPLES = """\b
 Examples:
@@ -69,6 +72,8 @@ def main(
     if check:
         try_everything(service)
         return
+    if service.warning:
+        log.event(_log, "doubtful", level=logging.WARNING, reason=service.warning)
     if service.system_users:
         from services.pop3d.system.keeper import keep
 

@@ -17,7 +17,7 @@ from stubmail.settings import ConfigError
 def try_everything(service: Pop3d) -> None:
     """Read the accounts, look at every maildrop, load the certificate, and bind every address.
 
-    Prints what is right on standard output. Raises the first Exit when it is all that is wrong; when more is wrong,
+    Prints what is right, and what is doubtful, on standard output. Raises the first Exit when it is all that is wrong; when more is wrong,
     one with its status and all the sentences.
     """
     errors: list[Exit] = []
@@ -26,6 +26,8 @@ def try_everything(service: Pop3d) -> None:
             click.echo(part(service))
         except Exit as error:
             errors.append(error)
+    if service.warning:
+        click.echo(f"warning: {service.warning}")
     if errors:
         raise Exit(errors[0].status, "; ".join(error.text for error in errors))
 

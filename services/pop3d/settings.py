@@ -8,6 +8,8 @@ from services.pop3d.system.people import check_template
 from stubmail.cli import parse_listen
 from stubmail.settings import ConfigError, items, setting
 
+LEAST_IDLE_SECONDS = 600
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -81,6 +83,13 @@ class Pop3d:
         if self.admin_listen:
             parse_listen(self.admin_listen)
         _ = self.networks
+
+    @property
+    def warning(self) -> str:
+        """What is allowed, for tests, and should not be meant; an empty text when there is nothing."""
+        if self.idle_seconds >= LEAST_IDLE_SECONDS:
+            return ""
+        return f"idle_seconds is {self.idle_seconds:g}, and clients may count on {LEAST_IDLE_SECONDS} (RFC 1939 §3)"
 
     @property
     def networks(self) -> tuple[Network, ...]:

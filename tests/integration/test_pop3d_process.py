@@ -121,6 +121,14 @@ def test_check_tries_the_address_of_the_probes_too(tmp_path: Path, users: Path, 
     assert_one_sentence(pop3d("--check", "--config", config, home=tmp_path), os.EX_UNAVAILABLE, taken, "in use")
 
 
+def test_check_warns_of_less_patience_than_clients_may_count_on(tmp_path: Path, users: Path) -> None:
+    config = tmp_path / "stub.conf"
+    config.write_text(f'[pop3d]\nlisten = "127.0.0.1:0"\nusers = "{users}"\nadmin_listen = ""\nidle_seconds = 3\n')
+    result = pop3d("--check", "--config", config, home=tmp_path)
+    assert result.returncode == 0
+    assert "warning: idle_seconds is 3, and clients may count on 600 (RFC 1939 §3)\n" in result.stdout
+
+
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, users: Path, taken: str) -> None:
     config = tmp_path / "stub.conf"
     config.write_text(f'[pop3d]\nlisten = "{taken}"\nusers = "/nowhere"\nadmin_listen = ""\n')

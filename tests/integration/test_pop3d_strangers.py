@@ -72,6 +72,7 @@ def test_an_idle_session_ends_without_a_word_or_a_deletion_and_frees_the_maildro
         client.log_in()
         assert client.ask(b"DELE 1").startswith(b"+OK")
         assert client.rest() == b""  # RFC 1939 §3
+        server.logged("warning - doubtful", "idle_seconds is 1, and clients may count on 600")
         server.logged("ended", "reason=idle")
         assert path.read_bytes() == mbox(ONE)
         with Client(server.port) as other:
