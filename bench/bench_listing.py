@@ -1,4 +1,4 @@
-"""What a list and a check cost with 1,000,000 posts in the store, next to the same with 1,000.
+"""What a list, a check and a store cost with 1,000,000 posts in the store, next to the same with 1,000.
 
 BENCH_POSTGRESQL=URL: besides SQLite, on that server; its role makes two databases, and drops them in the end.
 """
@@ -10,7 +10,7 @@ import random
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy import create_engine, insert
@@ -30,6 +30,8 @@ LIMIT = 20  # posts of one listing
 READS, AT_ONCE = 100, 64  # batches of checks that have to be read, and how many there are in one
 PEOPLE = 50
 COOKIES = 200
+RECIPIENTS = 200  # new ones, of the posts that are stored
+SIZE = 5_000  # octets of each
 TARGET = "at most 1.30 of the first line"
 FEW = Group(0, 50, 20, 10**6)  # 1,000 posts
 SPREAD = Group(0, 25_000, 20, 10**6)
@@ -42,20 +44,28 @@ MANY = [SPREAD, HEAPED, STRANGE, FRIENDLY]  # 1,000,100 posts
 class _Subject:
     """Some people at one store: how they list, and how their checks are read."""
 
-    def __init__(self, house: House, server: Server, watch: Watch, group: Group, files: Sequence[Path]) -> None:
+    def __init__(self, directory: Path, house: House, server: Server, watch: Watch, group: Group) -> None:
         self._server = server
         self._watch = watch
-        self._files = iter(files)
         people = group.people(PEOPLE)
         sessions = itertools.cycle([house.session(person) for person in people])
         self._cookies = _give_cookies(house, people)
         query = {"senders": group.senders(), "after": 0, "limit": LIMIT}
-        for file in files:
-            write_requests(file, (request(next(sessions), "list", query) for _ in range(REQUESTS)))
+        self._lists = _write(directory, lambda: (request(next(sessions), "list", query) for _ in range(REQUESTS)))
+        senders = [house.session(sender) for sender in group.senders()]
+        to = Group(10**7, RECIPIENTS, 0, 0).people(RECIPIENTS)
+        self._posts = _write(directory, lambda: store_house.store_requests(senders, to, REQUESTS, SIZE))
 
     def list(self) -> float:
         """Return microseconds that a listing takes over HTTP, when there are always some of them at work."""
-        done = load(self._server.port, next(self._files), CONNECTIONS).expect("200")
+        return self._send(next(self._lists))
+
+    def store(self) -> float:
+        """Return microseconds that it takes to store a post over HTTP, likewise."""
+        return self._send(next(self._posts))
+
+    def _send(self, requests: Path) -> float:
+        done = load(self._server.port, requests, CONNECTIONS).expect("200")
         return done.seconds / sum(done.status.values()) * 1e6
 
     def read(self) -> float:
@@ -67,6 +77,14 @@ class _Subject:
             if len(self._watch.look().cookies(batch, now)) < AT_ONCE:
                 raise SystemExit("a cookie is missing")
         return (time.perf_counter() - began) / READS / AT_ONCE * 1e6
+
+
+def _write(directory: Path, make: Callable[[], Iterable[bytes]]) -> Iterator[Path]:
+    """Write the requests of all rounds, and of one to get warm; return their files."""
+    files = [directory / secrets.token_hex(8) for _ in range(ROUNDS + 1)]
+    for file in files:
+        write_requests(file, make())
+    return iter(files)
 
 
 def _give_cookies(house: House, people: Sequence[str]) -> list[bytes]:
@@ -84,7 +102,8 @@ def _give_cookies(house: House, people: Sequence[str]) -> list[bytes]:
 @contextlib.contextmanager
 def _store(groups: Sequence[Group], url: str) -> Iterator[tuple[House, Server, Watch]]:
     """A store in which these posts wait, which runs, and its database, watched."""
-    with store_house.house(url=url) as house:
+    accounts = [sender for group in groups for sender in group.senders()]
+    with store_house.house(sorted(set(accounts)), url=url) as house:
         with house.open() as database:
             began = time.monotonic()
             fill(database, groups)
@@ -100,22 +119,20 @@ def _compare(engine: str, few_url: str, many_url: str) -> None:
         few = stack.enter_context(_store([FEW], few_url))
         many = stack.enter_context(_store(MANY, many_url))
         subjects = {
-            "1,000 posts, 20 for each": _subject(directory, few, FEW),
-            "1,000,000 posts, 20 for each": _subject(directory, many, SPREAD),
-            "of these, 50,000 for each": _subject(directory, many, HEAPED),
-            "20 for each, behind 50,000 of strangers": _subject(directory, many, FRIENDLY),
+            "1,000 posts, 20 for each": _Subject(directory, *few, FEW),
+            "1,000,000 posts, 20 for each": _Subject(directory, *many, SPREAD),
+            "of these, 50,000 for each": _Subject(directory, *many, HEAPED),
+            "20 for each, behind 50,000 of strangers": _Subject(directory, *many, FRIENDLY),
         }
         peer = next(iter(subjects))
         for subject in subjects.values():
-            subject.list(), subject.read()  # to get warm
+            subject.list(), subject.read(), subject.store()  # to get warm
         lists = interleave({name: subject.list for name, subject in subjects.items()})
         show(f"Lists over HTTP, {LIMIT} posts an answer, {engine}", "µs a list", lists, peer, TARGET)
         reads = interleave({name: subject.read for name, subject in subjects.items()})
         show(f"Checks that have to be read, {AT_ONCE} at once, {engine}", "µs a check", reads, peer, TARGET)
-
-
-def _subject(directory: Path, store: tuple[House, Server, Watch], group: Group) -> _Subject:
-    return _Subject(*store, group, [directory / secrets.token_hex(8) for _ in range(ROUNDS + 1)])
+        stores = interleave({name: subjects[name].store for name in list(subjects)[:2]})
+        show(f"Posts of {SIZE} octets stored over HTTP, {engine}", "µs a post", stores, peer, TARGET)
 
 
 @contextlib.contextmanager

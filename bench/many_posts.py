@@ -1,6 +1,6 @@
 """Fills a store with any number of waiting posts in seconds: rows that the database makes up by itself.
 
-What is left out is what no check and no listing looks at: the posts' content.
+What is left out is what only a fetch looks at: the chunks of their bodies.
 """
 
 import time
@@ -15,18 +15,22 @@ from services.post_manager.storage.serials import BITS
 
 SENDERS = 20  # of each group; they write in turn
 _TAIL = "F" * 32
-# For each engine: 16 random octets, and the eight upper-case hexadecimal digits of a number.
+# For each engine: 16 and 32 random octets, and the eight upper-case hexadecimal digits of a number.
+_UUID = "uuid_send(gen_random_uuid())"
 _WORDS = {
-    "sqlite": ("randomblob(16)", "printf('%08X', {})"),
-    "postgresql": ("uuid_send(gen_random_uuid())", "upper(lpad(to_hex({}), 8, '0'))"),
+    "sqlite": ("randomblob(16)", "randomblob(32)", "printf('%08X', {})"),
+    "postgresql": (_UUID, f"{_UUID} || {_UUID}", "upper(lpad(to_hex({}), 8, '0'))"),
 }
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})"
 _POSTS = """
     INSERT INTO posts
-        (serial, id, state, sender, sender_address, recipient, address, size, stored, changed, expires, due)
+        (serial, id, state, sender, sender_address, recipient, address, size, stored, changed, expires, due,
+        content)
     {numbers} SELECT {serial} + i, {random}, {waiting}, {sender} || '{tail}', 'friend@alpha.example',
-        {recipient} || '{tail}', 'reader@beta.example', 5000, {now}, {now}, {now} + 2592000, {now} + 2592000 FROM n
+        {recipient} || '{tail}', 'reader@beta.example', 5000, {now}, {now}, {now} + 2592000, {now} + 2592000,
+        {serial} + i FROM n
 """
+_CONTENTS = "INSERT INTO contents (id, sender, digest, size, refs) SELECT serial, sender, {random}, 5000, 1 FROM posts"
 _TALLIES = """
     INSERT INTO tallies (recipient, sender, address, posts)
     SELECT recipient, sender, sender_address, count(*) FROM posts WHERE state = {waiting} GROUP BY 1, 2, 3
@@ -67,6 +71,7 @@ def fill(database: Database, groups: Sequence[Group]) -> None:
         for group in groups:
             _add(connection, group, serial, now)
             serial += group.recipients * group.each
+        connection.exec_driver_sql(_CONTENTS.format(random=_WORDS[connection.dialect.name][1]))
         connection.exec_driver_sql(_TALLIES.format(waiting=WAITING))
         connection.execute(update(counters).where(counters.c.name == SERIAL).values(value=serial))
     if not on_sqlite:
@@ -75,7 +80,7 @@ def fill(database: Database, groups: Sequence[Group]) -> None:
 
 
 def _add(connection: Connection, group: Group, serial: int, now: int) -> None:
-    random, digits = _WORDS[connection.dialect.name]
+    random, _, digits = _WORDS[connection.dialect.name]
     statement = _POSTS.format(
         numbers=_NUMBERS.format(count=group.recipients * group.each),
         serial=serial,
