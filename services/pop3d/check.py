@@ -17,8 +17,8 @@ from stubmail.settings import ConfigError
 def try_everything(service: Pop3d) -> None:
     """Read the accounts, look at every maildrop, load the certificate, and bind every address.
 
-    Prints what is right, and what is doubtful, on standard output. Raises the first Exit when it is all that is wrong; when more is wrong,
-    one with its status and all the sentences.
+    Prints what is right, and what is doubtful, on standard output. Raises the first Exit when it is all that is wrong;
+    when more is wrong, one with its status and all the sentences.
     """
     errors: list[Exit] = []
     for part in (_maildrops, _certificate, _addresses):
