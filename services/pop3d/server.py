@@ -94,6 +94,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._admins: list[Admin] = []
         self._not_reloaded: dict[object, str] = {}
+        self._reloading = asyncio.Lock()
         self._nobody_left = asyncio.Event()
         self._nobody_left.set()
 
@@ -205,21 +206,32 @@ class Server:
     async def reload(self) -> None:
         """Read the users file and the certificate again; what cannot be read stays as it was. Sessions go on."""
         settings = self._settings
-        read_users = partial(_read_users, settings)
-        self.door.verifier = await self._read_again(accounts_file(settings), read_users, self.door.verifier)
-        load = partial(load_certificate, settings.tls_cert, settings.tls_key)
-        self._tls = await self._read_again(settings.tls_cert, load, self._tls)
+        accounts, certificate = accounts_file(settings), settings.tls_cert
+        async with self._reloading:  # in the order of the signals
+            read_users = partial(_read_users, settings)
+            self.door.verifier = await self.read_again(accounts, read_users, self.door.verifier)
+            load = partial(load_certificate, certificate, settings.tls_key)
+            self._tls = await self.read_again(certificate, load, self._tls)
+            self.tell_reloaded(accounts, certificate)
 
-    async def _read_again(self, what: object, load: Callable[[], T], old: T) -> T:
+    async def read_again(self, what: object, load: Callable[[], T], old: T) -> T:
+        """Return what ``load`` reads from the file ``what``, or ``old`` when that is wrong."""
         try:
             value = await asyncio.get_running_loop().run_in_executor(self._passwords, load)
         except Exit as error:
-            event(logger, "not-reloaded", level=logging.ERROR, file=what, reason=error.text)
             self._not_reloaded[what] = error.text
             return old
         self._not_reloaded.pop(what, None)
-        event(logger, "reloaded", file=what)
         return value
+
+    def tell_reloaded(self, *files: object) -> None:
+        """Log whether these could be read again, in one line for one signal."""
+        wrong = [what for what in files if what in self._not_reloaded]
+        names = ", ".join(str(what) for what in wrong or files if what is not None)
+        if wrong:
+            event(logger, "not-reloaded", level=logging.ERROR, file=names, reason=self.not_reloaded)
+        else:
+            event(logger, "reloaded", file=names)
 
     async def drain(self) -> None:
         """Stop: no new sessions; strangers go, the others may end theirs for a while; nothing is left half done."""

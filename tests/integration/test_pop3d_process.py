@@ -11,6 +11,7 @@ import pytest
 
 from stubmail.mbox.lock import MailboxLock
 from tests.support.pop3d import CERT, KEY, ROOT, Client, mbox, serving
+from tests.support.waiting import wait_until
 
 ONE = b"Subject: one\n\ntext\n"
 
@@ -192,6 +193,12 @@ def test_sighup_reads_the_users_again_and_keeps_them_when_they_are_wrong(tmp_pat
         server.logged("not-reloaded", "users.toml")
         with Client(server.port) as client:
             assert client.log_in(password=b"abracadabra").startswith(b"+OK")
+        server.users.write_text(text)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: sum("reloaded" in line for line in server.lines) >= 3)
+        told = [line for line in server.lines if "reloaded" in line]
+        assert ["not-reloaded" in line for line in told] == [False, True, False], "one line for each signal"
+        assert all("users.toml" in line for line in told) and "cert.pem" in told[0]
 
 
 def test_a_maildir_is_served_too(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ class Front(Server):
         """Use the certificate that the keeper sent: this process cannot read the files, and there are no users."""
         if self._pems:
             cert, _, key = self._pems.partition(b"\0")
-            self._tls = await self._read_again(self._settings.tls_cert, partial(_from_memory, cert, key), self._tls)
+            certificate = self._settings.tls_cert
+            self._tls = await self.read_again(certificate, partial(_from_memory, cert, key), self._tls)
+            self.tell_reloaded(certificate)
 
     def _heard(self) -> None:
         with suppress(OSError):
