@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from services.http2mbox.accounts import Accounts
     from services.http2mbox.process import Process
 
+GARBAGE = 10_000  # new objects after which Python looks for it: batches of posts hold many, and none of it
+
 EPILOG = """\b
 Examples:
   http2mbox --once                      fetch what waits, by ~/.stub/stub.conf
@@ -85,6 +87,7 @@ def main(
         from stubmail.discovery import Resolver
 
         gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
+        gc.set_threshold(GARBAGE)
         gc.enable()
         resolver = Resolver.from_settings(dns)
         if check:
