@@ -77,11 +77,12 @@ class Sparing:
 def together() -> Iterator[None]:
     """Have the lines that this thread logs within the block written at its end, by one system call.
 
-    Without ``setup``, or when there is somebody else to be told of them, they are logged one by one.
+    Without ``setup``, or when there is somebody else to be told of them, they are logged one by one. In a block within
+    another one, the outer one sees to it.
     """
     lines: list[str] = []
     match logging.getLogger().handlers:
-        case [_Handler() as handler]:
+        case [_Handler() as handler] if not hasattr(_gathering, "lines"):
             _gathering.lines = lines
             try:
                 yield

@@ -23,7 +23,7 @@ from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.gthread import TConn
 
 from stubmail import wsgi_pace
-from stubmail.log import event
+from stubmail.log import event, together
 from stubmail.wsgi_later import Later
 from stubmail.wsgi_pace import Pace
 from stubmail.wsgi_unread import check_host
@@ -172,8 +172,9 @@ class BatchWorker(PatientWorker):
 
     def _serve(self, batch: Sequence[TConn]) -> list[tuple[TConn, bool]]:
         """In a thread: serve these; return those that are finished, and whether they can be used again."""
-        begun = [(conn, self._begin(conn)) for conn in batch]
-        served = [(conn, self._end(conn, request) if request is not None else False) for conn, request in begun]
+        with together():
+            begun = [(conn, self._begin(conn)) for conn in batch]
+            served = [(conn, self._end(conn, request) if request is not None else False) for conn, request in begun]
         return [(conn, keep) for conn, keep in served if keep is not None]
 
     def _finish(self, number: int, future: "Future[list[tuple[TConn, bool]]]") -> None:

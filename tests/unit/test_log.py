@@ -161,7 +161,8 @@ def test_lines_that_belong_together_are_written_at_once_and_others_meanwhile(mon
         other = threading.Thread(target=event, args=(logger, "refused", "other"))
         other.start()
         other.join()
-        event(logger, "delivered", "2")
+        with log.together():
+            event(logger, "delivered", "2")
     event(logger, "delivered", "3")
     with log.together():
         pass
