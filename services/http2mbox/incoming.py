@@ -1,10 +1,11 @@
 """One batch of posts on its way in: fetched into a file, resumed when an answer breaks off, believed in nothing.
 
-The network sets the pace here, so nothing is held meanwhile but the file: on disk once it is large, without a name.
+The network sets the pace here, so little is held meanwhile but the file: on disk once it is large, without a name.
 """
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from stubmail.frames import CONTENT, LAST, Frame
 from stubmail.store_answers import Listed
 
 MAX_TRIES = 10  # answers to one batch; each but the last has to have brought something
-MEMORY_SIZE = 2**20  # octets of a batch that are kept in memory rather than on disk
+MEMORY_SIZE = 2**20  # octets of a batch that are kept in memory rather than on disk, and
+SHARED_SIZE = 8 * 2**20  # more of all batches together, whichever comes first
 AHEAD = 2**17  # octets read at once, since posts are read one after the other
 
 
@@ -41,6 +43,24 @@ class _Extent:
     length: int = 0
 
 
+class _Shared:
+    """Memory that is lent in parts of MEMORY_SIZE, for all threads."""
+
+    def __init__(self, size: int) -> None:
+        self._parts = threading.Semaphore(size // MEMORY_SIZE)
+
+    def lend(self) -> bool:
+        """Whether there was another part."""
+        return self._parts.acquire(blocking=False)
+
+    def take_back(self, parts: int) -> None:
+        if parts:
+            self._parts.release(parts)
+
+
+_shared = _Shared(SHARED_SIZE)
+
+
 class _Store:
     """Octets that are appended and then read: in memory, or all in a file without a name. Raises OSError."""
 
@@ -49,6 +69,7 @@ class _Store:
         self._file: IO[bytes] | None = None
         self._new: list[bytes] = []  # what is not in the file
         self._new_size = 0
+        self._borrowed = 0  # parts of the memory that all share
         self._read, self._read_at = b"", 0  # what was read last, and where it begins
         self.size = 0
 
@@ -56,8 +77,11 @@ class _Store:
         self._new.append(piece)
         self._new_size += len(piece)
         self.size += len(piece)
-        if self._new_size > MEMORY_SIZE:
+        if self._new_size > MEMORY_SIZE * (1 + self._borrowed):
             if self._file is None:
+                if _shared.lend():
+                    self._borrowed += 1
+                    return
                 self._file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115 (closed with us)
             self._write(self._file)
 
@@ -76,7 +100,7 @@ class _Store:
         return self._read[at : at + length]
 
     def close(self) -> None:
-        self._new.clear()
+        self._release()
         self._read = b""
         if self._file:
             self._file.close()
@@ -85,8 +109,13 @@ class _Store:
         data = memoryview(b"".join(self._new))
         while data:
             data = data[file.write(data) :]
+        self._release()
+
+    def _release(self) -> None:
         self._new.clear()
         self._new_size = 0
+        _shared.take_back(self._borrowed)
+        self._borrowed = 0
 
 
 class Incoming:

@@ -1,5 +1,6 @@
 """A batch on its way in: whatever the store answers, only what is whole and was asked for counts."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from services.http2mbox.incoming import Incoming, Stopped
 from stubmail.errors import TemporaryError
 from stubmail.frames import ABSENT, CONTENT, END, WITHDRAWN, Frame
 from stubmail.store_answers import Listed
-from tests.support.fake_store import ALICE, ALICE_KEY, FakeStore
+from tests.support.fake_store import ALICE, ALICE_KEY
 
 ONE, TWO, THREE = (bytes([number] * 16) for number in (1, 2, 3))
 
@@ -130,10 +131,37 @@ def test_it_stops_between_two_pieces(tmp_path: Path) -> None:
     assert client.closed == 1
 
 
-def test_a_large_batch_is_on_disk_without_a_name(tmp_path: Path) -> None:
-    store = FakeStore()
-    post = store.put(ONE, b"x" * (2 * incoming.MEMORY_SIZE))
+PIECE = b"x" * 65_536
+
+
+def large(size: int) -> tuple[Scripted, Listed]:
+    pieces = [PIECE] * (size // len(PIECE))
+    return Scripted([Frame(ONE, CONTENT, 0, size), *pieces, END]), listed(ONE, size)
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The directories of the files that were made."""
+    made: list[Path] = []
+    create = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: made.append(how["dir"]) or create(**how))
+    return made
+
+
+def test_a_large_batch_is_on_disk_without_a_name(tmp_path: Path, files: list[Path]) -> None:
+    client, post = large(incoming.MEMORY_SIZE + incoming.SHARED_SIZE + len(PIECE))
     with Incoming(tmp_path, lambda: False) as box:
-        box.fetch(store, [post])
+        box.fetch(client, [post])
         assert box.content(post) == b"x" * post.size
         assert list(tmp_path.iterdir()) == []
+    assert files == [tmp_path]
+
+
+def test_batches_share_memory_and_give_it_back(tmp_path: Path, files: list[Path]) -> None:
+    for rounds in (1, 2):
+        with Incoming(tmp_path, lambda: False) as first, Incoming(tmp_path, lambda: False) as second:
+            for box in (first, second):
+                client, post = large(incoming.SHARED_SIZE)
+                box.fetch(client, [post])
+                assert box.content(post) == b"x" * post.size
+                assert len(files) == rounds - (box is first)
