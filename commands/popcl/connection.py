@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from stubmail.channel_binding import END_POINT, end_point
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.limits import is_loopback
 
@@ -56,6 +57,19 @@ class Connection:
     def is_loopback(self) -> bool:
         """Whether the server is on this machine."""
         return is_loopback(str(self._socket.getpeername()[0]))
+
+    def binding(self) -> tuple[str, bytes] | None:
+        """Return a type of channel binding and its data (RFC 5929); None in the clear, and where there is none.
+
+        tls-exporter (RFC 9266) would need what Python's TLS does not offer.
+        """
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return None
+        if self._socket.version() == "TLSv1.2":
+            kind, data = "tls-unique", self._socket.get_channel_binding("tls-unique")
+        else:
+            kind, data = END_POINT, end_point(self._socket.getpeercert(binary_form=True) or b"")
+        return (kind, data) if data else None
 
     def start_tls(self, context: ssl.SSLContext, timeout: float) -> None:
         """Go on under TLS; what was received before must have been understood. Raises Untrusted, StubmailError."""

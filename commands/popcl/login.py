@@ -17,12 +17,15 @@ class LoginRefused(PermanentError):
 def log_in(session: Session, credentials: Credentials, warn: Callable[[str], None]) -> str:
     """Log in and return how: the name of a mechanism. Raises LoginRefused, StubmailError and MechanismError.
 
-    Without TLS the password is shown only to a server that offers nothing better, or refuses it; the user who asked
-    for neither POP3S nor STLS is warned, unless the server is on this machine.
+    Under TLS the password is proven where the server can bind that to the TLS connection, and is not shown to one that
+    will not after all. Without TLS it is shown only to a server that offers nothing better, or refuses it; the user who
+    asked for neither POP3S nor STLS is warned, unless the server is on this machine.
     """
     encrypted = session.connection.encrypted
     offered = session.capabilities.get("SASL", ())
     name, password = credentials.username, credentials.password
+    if encrypted and (bound := _bound(session, offered, credentials, warn)):
+        return bound
     if not encrypted:
         hidden = _hidden(session, offered, credentials)
         if hidden is not None and hidden[1].ok:
@@ -35,6 +38,29 @@ def log_in(session: Session, credentials: Credentials, warn: Callable[[str], Non
     if status.ok:
         status = session.command(f"PASS {password}")
     return _done(status, "USER")
+
+
+def _bound(session: Session, offered: tuple[str, ...], credentials: Credentials, warn: Callable[[str], None]) -> str:
+    """Log in by SCRAM-SHA-256-PLUS and return how; an empty text when the server does not offer it.
+
+    One that refuses it may know other types of binding alone, or see another channel than ours, with somebody in
+    between: it gets SCRAM-SHA-256 without a binding at most, and never the password itself.
+    """
+    binding = session.connection.binding() if mechanisms.SCRAM_PLUS in offered else None
+    if binding is None:
+        return ""
+    scram = mechanisms.Scram(credentials.username, credentials.password, secrets.token_urlsafe(24), binding)
+    status = session.authenticate(scram)
+    plain_scram = mechanisms.Scram(credentials.username, credentials.password, secrets.token_urlsafe(24))
+    if status.ok or is_temporary(status) or _is_decided(status) or plain_scram.name not in offered:
+        return _done(status, scram.name)
+    warn(f"warning: {session.connection} does not bind the login to this TLS connection")
+    return _done(session.authenticate(plain_scram), plain_scram.name)
+
+
+def _is_decided(status: Status) -> bool:
+    """Whether the server says that name or password are wrong (RFC 3206 §4)."""
+    return status.text.upper().startswith(b"[AUTH]")
 
 
 def _hidden(session: Session, offered: tuple[str, ...], credentials: Credentials) -> tuple[str, Status] | None:

@@ -1,4 +1,4 @@
-"""Ways to prove knowledge of a password to a POP3 server: APOP, and SASL's PLAIN and SCRAM-SHA-256, without I/O."""
+"""Ways to prove knowledge of a password to a POP3 server: APOP, and SASL's PLAIN and SCRAM-SHA-256(-PLUS); no I/O."""
 
 import base64
 import binascii
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stubmail.saslprep import PrepError, saslprep
 
+SCRAM_PLUS = "SCRAM-SHA-256-PLUS"
 MAX_ITERATIONS = 1_000_000  # of PBKDF2 that a server may ask for: about a second
 MIN_ITERATIONS = 4_096  # RFC 7677 §4: fewer would make the password cheap to guess
 
@@ -65,14 +66,19 @@ class Plain:
 
 
 class Scram:
-    """SCRAM-SHA-256 without channel binding (RFC 5802, RFC 7677): the server proves that it knows the password, too.
+    """SCRAM-SHA-256 (RFC 5802, RFC 7677): the server proves that it knows the password, too.
 
-    ``nonce`` is printable ASCII without a comma, fresh for each exchange.
+    ``nonce`` is printable ASCII without a comma, fresh for each exchange. ``binding``: a type of channel binding and
+    its data, for SCRAM-SHA-256-PLUS: then the server is at the other end of this TLS connection, and nobody between.
     """
 
     name = "SCRAM-SHA-256"
 
-    def __init__(self, username: str, password: str, nonce: str) -> None:
+    def __init__(self, username: str, password: str, nonce: str, binding: tuple[str, bytes] | None = None) -> None:
+        self._header, self._bound = "n,,", b""
+        if binding is not None:
+            self.name = SCRAM_PLUS
+            self._header, self._bound = f"p={binding[0]},,", binding[1]
         self._password = _prepared(password).encode()
         self._nonce = nonce
         self._bare = f"n={_prepared(username).replace('=', '=3D').replace(',', '=2C')},r={nonce}"
@@ -81,12 +87,12 @@ class Scram:
         self._proved = False
 
     def begin(self) -> str:
-        return "AUTH SCRAM-SHA-256"
+        return f"AUTH {self.name}"
 
     def answer(self, challenge: bytes) -> str:
         self._turn += 1
         if self._turn == 1:
-            return _encode(f"n,,{self._bare}")
+            return _encode(f"{self._header}{self._bare}")
         text = _decode(challenge)
         if self._turn == 2:
             return self._prove(text)
@@ -110,7 +116,7 @@ class Scram:
         if not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
             raise MechanismError(f"the server asks for {iterations} iterations of PBKDF2")
         salted = hashlib.pbkdf2_hmac("sha256", self._password, _unbase64(match[2]), iterations)
-        final = f"c=biws,r={match[1]}"
+        final = f"c={base64.b64encode(self._header.encode() + self._bound).decode()},r={match[1]}"
         text = f"{self._bare},{first},{final}".encode()
         key = _hmac(salted, b"Client Key")
         signature = _hmac(hashlib.sha256(key).digest(), text)

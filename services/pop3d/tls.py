@@ -5,6 +5,7 @@ import ssl
 from contextlib import suppress
 from pathlib import Path
 
+from stubmail.channel_binding import END_POINT, end_point
 from stubmail.settings import ConfigError
 
 RECORD = 16_384  # octets in one record at most, RFC 8446 §5.1
@@ -47,16 +48,11 @@ def load_certificate(cert: Path | None, key: Path | None) -> ServerContext | Non
 def _know(context: ServerContext, cert: Path) -> None:
     """Look into a certificate that the TLS library has accepted."""
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     certificate = x509.load_pem_x509_certificates(cert.read_bytes())[0]
     context.expires = certificate.not_valid_after_utc.timestamp()
-    with suppress(UnsupportedAlgorithm):
-        algorithm = certificate.signature_hash_algorithm
-        if algorithm is not None:  # else, as with Ed25519, RFC 5929 does not say which
-            weak = isinstance(algorithm, hashes.MD5 | hashes.SHA1)
-            context.end_point = certificate.fingerprint(hashes.SHA256() if weak else algorithm)
+    context.end_point = end_point(certificate.public_bytes(Encoding.DER))
 
 
 def _no_password() -> str:
@@ -110,7 +106,7 @@ class TlsLayer:
 
         tls-exporter (RFC 9266) would need what Python's TLS does not offer.
         """
-        if kind == "tls-server-end-point" and isinstance(self._context, ServerContext):
+        if kind == END_POINT and isinstance(self._context, ServerContext):
             return self._context.end_point
         if kind == "tls-unique" and self._object.version() == "TLSv1.2":  # RFC 9266 §2: not defined for later ones
             return self._object.get_channel_binding("tls-unique") or b""

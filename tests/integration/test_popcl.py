@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from commands.popcl import __main__ as program
+from commands.popcl import connection
 from tests.support.dovecot import dovecot
 from tests.support.pop3d import CERT, ROOT, TLS, mbox, serving
 from tests.support.popcl import Popcl
@@ -118,6 +121,24 @@ def test_check_counts_and_fetches_nothing(server: Server, client: Popcl) -> None
     run = server.fetch(client, "stls", "--check")
     assert (run.status, run.output) == (0, "4 messages at the server\n")
     assert client.files() == {}
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("kind", ["stls", "pop3s"])
+def test_the_login_is_bound_to_the_tls_connection(
+    tmp_path: Path, client: Popcl, kind: str, newest: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(file: Path | None, directory: Path | None) -> ssl.SSLContext:
+        context = connection.tls_context(file, directory)
+        context.maximum_version = newest
+        return context
+
+    monkeypatch.setattr(program, "tls_context", limited)
+    (tmp_path / "server").mkdir()
+    with serving(tmp_path / "server", "", *MESSAGES) as (process, _):
+        run = Server(process.port, process.tls_port, list).fetch(client, kind)
+        assert (run.status, run.errors) == (0, "")
+        process.logged("ended", "mechanism=SCRAM-SHA-256-PLUS")
 
 
 @pytest.mark.parametrize("mechanisms", ["plain", "plain apop", "plain scram-sha-256"])

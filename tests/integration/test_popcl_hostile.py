@@ -317,6 +317,19 @@ def test_a_server_that_takes_part_in_scram_without_the_password_never_hears_it(c
         assert server.verbs() == [b"CAPA", b"AUTH"]
 
 
+def test_who_will_not_bind_the_login_to_the_connection_never_hears_the_password(client: Popcl) -> None:
+    capabilities = multi(b"USER", b"SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN")
+    for refused, last, warned in (
+        (b"-ERR the channel is another one\r\n", [b"AUTH SCRAM-SHA-256"], True),
+        (b"-ERR [AUTH] wrong\r\n", [], False),
+    ):
+        replies = {b"CAPA": capabilities, b"AUTH SCRAM-SHA-256-PLUS": refused, b"AUTH SCRAM-SHA-256": b"-ERR no\r\n"}
+        with ScriptedPop3(replies, tls=True) as server:
+            run = client.run(server.port, "-T", "-c", str(CERT))
+        assert server.commands == [b"CAPA", b"AUTH SCRAM-SHA-256-PLUS", *last]
+        assert (run.status, "does not bind the login" in run.errors) == (77, warned)
+
+
 def test_apop_and_what_follows_when_it_is_refused(client: Popcl) -> None:
     greeting = b"+OK ready <1896.697170952@dbc.mtview.ca.us>\r\n"
     digest = hashlib.md5(b"<1896.697170952@dbc.mtview.ca.us>open sesame").hexdigest().encode()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.popcl.mechanisms import MAX_ITERATIONS, MechanismError, Plain, Scram, apop
-from stubmail.scram import Exchange, derive
+from stubmail.scram import Exchange, ScramError, derive
 
 
 def challenge(text: str) -> bytes:
@@ -94,6 +94,25 @@ def test_any_challenges_are_answered_or_refused_with_one_line(challenges: list[b
                 assert "\n" not in mechanism.answer(each)
         except MechanismError:
             continue
+
+
+@pytest.mark.parametrize(("data", "good"), [(b"of the channel", True), (b"another's", False)])
+def test_scram_binds_the_channel(data: bytes, good: bool) -> None:
+    scram = Scram("bob", "secret", "client-nonce", ("tls-server-end-point", data))
+    assert scram.begin() == "AUTH SCRAM-SHA-256-PLUS"
+    channel = {"tls-server-end-point": b"of the channel"}
+    exchange = Exchange(b"server-nonce", channel.__getitem__, plus=True, plus_offered=True)
+    exchange.first(binascii.a2b_base64(scram.answer(b"")))
+    first = exchange.challenge(derive("secret", b"salt" * 4))
+    answer = binascii.a2b_base64(scram.answer(base64.b64encode(first)))
+    if not good:
+        with pytest.raises(ScramError, match="the channel is not the one"):
+            exchange.final(answer)
+        return
+    final = exchange.final(answer)
+    assert final is not None
+    scram.answer(base64.b64encode(final))
+    scram.finish()
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20))
