@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from services.http2mbox.accounts import Accounts
     from services.http2mbox.process import Process
 
+TURN = 0.02  # seconds for a thread at work while others wait: each has enough at hand, and to change takes time
 GARBAGE = 10_000  # new objects after which Python looks for it: batches of posts hold many, and none of it
 
 EPILOG = """\b
@@ -88,6 +89,7 @@ def main(
 
         gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
         gc.set_threshold(GARBAGE)
+        sys.setswitchinterval(TURN)
         gc.enable()
         resolver = Resolver.from_settings(dns)
         if check:
