@@ -39,11 +39,11 @@ class Outboxes:
         data = settings.load_file(config)
         self._users = chosen(users_file(config), account)
         self._resolver = Resolver.from_settings(settings.read(data, "dns", Dns))
-        self._http = HttpClient(self._resolver)
         gateway = data.get("smtp2stub")
         fixed = gateway.get("store") if isinstance(gateway, dict) else None
         url = os.environ.get("STUBMAIL_SMTP2STUB_STORE") or fixed
         self._store = configured_store(str(url or ""))
+        self._http = HttpClient(self._resolver.for_configured_hosts() if self._store else self._resolver)
 
     def clients(self) -> Iterator[tuple[Address, StoreClient]]:
         """Yield each account's address and its client. Raises StubmailError."""

@@ -3,6 +3,7 @@
 Absent is not failed: only a name server's word that there are no records lets a caller treat a domain as a legacy one.
 """
 
+import copy
 import ipaddress
 import random
 import time
@@ -100,6 +101,16 @@ class Resolver:
             what = "only addresses that must not be used" if found else "no address"
             raise TemporaryError("4.4.4", f"{host} has {what}")
         return usable
+
+    def for_configured_hosts(self) -> "Resolver":
+        """Return one that shares this one's answers and allows any address.
+
+        It is for hosts that our own configuration names. Who publishes records has no say in those, so they cannot lead
+        us into our own network.
+        """
+        resolver = copy.copy(self)
+        resolver._allow_private = True
+        return resolver
 
     def flush(self) -> None:
         """Forget all answers."""

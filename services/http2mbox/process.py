@@ -92,6 +92,8 @@ class Process:
     ) -> Callable[[Account], OwnOutbox]:
         """Return what makes an account's outbox. Raises ConfigError."""
         fixed = configured_store(options.store, "http2mbox")
+        if fixed is not None:
+            http = HttpClient(resolver.for_configured_hosts())
 
         def stores(account: Account) -> Sequence[Store]:
             offer = None if fixed else resolver.discover(account.address.domain)

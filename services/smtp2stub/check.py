@@ -138,8 +138,10 @@ def _user(user: User, senders: list[Sender]) -> str:
 
 def _store(domain: str, resolver: Resolver, options: Smtp2stub, senders: Sequence[Sender]) -> str:
     """Try the store of a domain's accounts; one that is configured is for all of them, whatever their domain."""
-    store = configured_store(options.store) or own_store(domain, resolver)
-    return try_store(store, resolver, [sender for sender in senders if sender[0].domain == domain])
+    own = [sender for sender in senders if sender[0].domain == domain]
+    if (fixed := configured_store(options.store)) is not None:
+        return try_store(fixed, resolver.for_configured_hosts(), own)
+    return try_store(own_store(domain, resolver), resolver, own)
 
 
 def _smarthost(domain: Domain, options: Smtp2stub) -> str:

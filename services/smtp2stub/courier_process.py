@@ -60,8 +60,8 @@ class _Process:
         self._stopping = False
         self._options = options
         self._resolver = Resolver.from_settings(dns)
-        self._http = HttpClient(self._resolver)
         self._store = configured_store(options.store)
+        self._http = HttpClient(self._resolver.for_configured_hosts() if self._store else self._resolver)
         self._users = load_users(options.users)
         self._policies = self._load_policies()
         self._accounts: dict[str, Account] = {}

@@ -31,7 +31,8 @@ def own_store(domain: str, resolver: Resolver) -> Store:
 def try_store(store: Store, resolver: Resolver, senders: Sequence[Sender]) -> str:
     """Open a session for each of the senders, as the courier does; return a sentence.
 
-    Raises an Exit for all whom the store refuses, or for the store when it does not answer as it should.
+    ``resolver`` says which addresses the store may have. Raises an Exit for all whom the store refuses, or for the
+    store when it does not answer as it should.
     """
     http = HttpClient(resolver)
     refused = []

@@ -40,7 +40,7 @@ class Site:
         url = f"http://{LOOPBACK}:{self.store.http}/post_manager"
         users = root / "users.toml"
         users.write_text(f'[users.alice]\naddress = "{ALICE}"\ngnupghome = "{home}"\n')
-        dns = f'[dns]\nresolver = "{LOOPBACK}:9"\nallow_private = true\n'
+        dns = f'[dns]\nresolver = "{LOOPBACK}:9"\n'
         self.config.write_text(f'[smtp2stub]\nusers = "{users}"\nstore = "{url}"\n{dns}')
         http = HttpClient(Resolver((LOOPBACK, 9), allow_private=True))
         place = Store(LOOPBACK, self.store.http, "post_manager")

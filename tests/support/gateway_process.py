@@ -53,7 +53,7 @@ class Gateway:
 
     def command(self, *arguments: str) -> list[str]:
         lines = ['[domain]\nname = "alpha.example"', f'[dns]\nresolver = "{self.dns[0]}:{self.dns[1]}"']
-        lines += ["timeout_seconds = 0.5", "allow_private = true", "[smtp2stub]"]
+        lines += ["timeout_seconds = 0.5", "[smtp2stub]"]
         for key, value in self.settings.items():
             lines.append(f"{key} = {json.dumps(value if isinstance(value, bool | int | float) else str(value))}")
         config = self.root / "stub.conf"

@@ -330,3 +330,12 @@ def test_the_example_zone_offers_what_it_says() -> None:
             assert offer is not None
             for target in (*offer.checks, *offer.keyservers, *offer.stores):
                 assert resolver.addresses(target.host)[0].startswith("203.0.113.")
+
+
+def test_hosts_of_our_own_configuration_may_have_any_address_and_no_others(server: NameServer) -> None:
+    resolver = Resolver(server.address)
+    with pytest.raises(TemporaryError, match="must not be used"):
+        resolver.addresses("127.0.0.1")
+    assert resolver.for_configured_hosts().addresses("127.0.0.1") == ["127.0.0.1"]
+    with pytest.raises(TemporaryError, match="must not be used"):
+        resolver.addresses("127.0.0.1")
