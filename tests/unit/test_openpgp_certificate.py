@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
 
@@ -215,3 +218,14 @@ def test_a_damaged_certificate_is_refused_or_still_this_one(data: st.DataObject)
     assert certificate.fingerprint == ALICE.extract_certificate().fingerprint.upper()
     assert certificate.addresses <= {"alice@alpha.example"}
     assert certificate.problem(NOW) in (None, "cannot-encrypt")
+
+
+def test_errors_of_sequoia_s_come_without_a_trace_whatever_the_environment_asks_for() -> None:
+    program = (
+        "import stubmail.openpgp, pysequoia\n"
+        "try: pysequoia.Cert.from_bytes(b'')\n"
+        "except Exception as error: print(error)"
+    )
+    environment = os.environ | {"RUST_BACKTRACE": "1", "RUST_LIB_BACKTRACE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.count("\n") == 1
