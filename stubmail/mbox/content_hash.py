@@ -85,8 +85,8 @@ def _header_end(content: bytes) -> int:
     if content.startswith((b"\n", b"\r\n")):
         return 0
     with_cr = content.find(b"\n\r\n", 0, HEADER)
-    end = content.find(b"\n\n", 0, HEADER if with_cr < 0 else with_cr)
-    return max(end, with_cr) + 1 or -1
+    end = content.find(b"\n\n", 0, HEADER if with_cr < 0 else with_cr + 1)  # they may share an LF
+    return (with_cr if end < 0 else end) + 1 or -1
 
 
 def _without_notes(header: bytes) -> bytes:
