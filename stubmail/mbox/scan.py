@@ -8,7 +8,7 @@ may hold a CR. The empty line before a ``From `` line, or one at the end of the 
 
 import re
 from array import array
-from hashlib import blake2b
+from hashlib import sha256
 
 from stubmail.mbox.content_hash import DIGEST_SIZE, ContentHash, content_hash, has_notes
 from stubmail.mbox.errors import NotMbox
@@ -216,7 +216,7 @@ def _read_messages(index: Index, region: bytes, offset: int) -> None:
         if has_notes(headers):
             digests = [content_hash(region[body:end]) for body, end in contents]
         else:
-            digests = [blake2b(view[body:end], digest_size=DIGEST_SIZE).digest() for body, end in contents]
+            digests = [sha256(view[body:end]).digest() for body, end in contents]
     index.digests += b"".join(digests)
     if headers.rfind(b"X-UIDL:") >= 0:
         for number, (body, end) in enumerate(contents, len(index)):
