@@ -74,10 +74,8 @@ class Deposits:
         self.start()
         self._settle()
 
-    def take_delivered(self, least: int = 1) -> list[Listed]:
-        """Return the posts that have become durable and were not returned before, none of fewer than ``least``."""
-        if len(self._delivered) < least:
-            return []
+    def take_delivered(self) -> list[Listed]:
+        """Return the posts that have become durable and were not returned before."""
         delivered, self._delivered = self._delivered, []
         return delivered
 

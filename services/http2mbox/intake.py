@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Protocol
 
 from services.http2mbox.account import Account
-from services.http2mbox.deposits import COMMIT_POSTS, MEMORY, Deposits
+from services.http2mbox.deposits import MEMORY, Deposits
 from services.http2mbox.incoming import Fetcher, Incoming, Stopped
 from services.http2mbox.opening import Opening
 from services.http2mbox.state import AccountTrouble
@@ -131,8 +131,8 @@ class Intake:
         if self._tally.gone > MAX_GONE:
             raise TemporaryError("4.3.0", "the store lists posts that it does not have")
 
-    def _acknowledge_delivered(self, least: int = 1) -> None:
-        posts = self._deposits.take_delivered(least)
+    def _acknowledge_delivered(self) -> None:
+        posts = self._deposits.take_delivered()
         for start in range(0, len(posts), MAX_POSTS):
             self.acknowledge(posts[start : start + MAX_POSTS])
 
@@ -152,5 +152,3 @@ class Intake:
                     self._hold(post, outcome)
                     continue
                 self._deposits.add(post, outcome)
-                if self._lane.is_apart:  # or it would be waited for here
-                    self._acknowledge_delivered(COMMIT_POSTS)

@@ -78,11 +78,6 @@ class Lane:
         """Let what comes now run ahead of the caller."""
         self._workers = self._workers or Workers(1)
 
-    @property
-    def is_apart(self) -> bool:
-        """Whether what comes now runs in a thread of its own."""
-        return self._workers is not None
-
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``function`` when all before it are through."""
         if self._workers:
