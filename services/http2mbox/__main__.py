@@ -80,17 +80,11 @@ def main(
             if not check:
                 wanted.reload()
                 wanted.prepare()
-        import asyncio
-
         from services.http2mbox.counters import Counters
         from services.http2mbox.process import Process
-        from services.http2mbox.progress import for_terminal
         from stubmail.discovery import Resolver
 
-        gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
-        gc.set_threshold(GARBAGE)
-        sys.setswitchinterval(TURN)
-        gc.enable()
+        _all_is_read()
         resolver = Resolver.from_settings(dns)
         if check:
             from services.http2mbox.check import try_everything
@@ -103,18 +97,38 @@ def main(
         with closing(Counters(options.state if seconds else None)) as counters:
             process = Process(options, resolver, wanted, limits, counters)
             if seconds:
-                listener = bind(*cli.parse_listen(options.admin_listen)) if options.admin_listen else None
-                with listener or nullcontext():
-                    asyncio.run(process.keep_on(seconds, full=full, listener=listener))
+                _keep_on(process, seconds, full, options.admin_listen)
             else:
-                progress = for_terminal(sys.stderr, quiet)
-                asyncio.run(process.once(full=full or dry_run, progress=progress))
+                _once(process, full or dry_run, quiet)
         if not dry_run:
             wanted.save()
         status = _conclude(process, wanted, dry_run=dry_run, quiet=quiet)
     finally:
         wanted.close(DRAIN_SECONDS)
     _exit(0 if seconds else status)
+
+
+def _all_is_read() -> None:
+    gc.freeze()  # what the modules hold is there for good, and need not be looked through again and again
+    gc.set_threshold(GARBAGE)
+    sys.setswitchinterval(TURN)
+    gc.enable()
+
+
+def _keep_on(process: "Process", seconds: float, full: bool, admin_listen: str) -> None:
+    import asyncio
+
+    listener = bind(*cli.parse_listen(admin_listen)) if admin_listen else None
+    with listener or nullcontext():
+        asyncio.run(process.keep_on(seconds, full=full, listener=listener))
+
+
+def _once(process: "Process", full: bool, quiet: bool) -> None:
+    import asyncio
+
+    from services.http2mbox.progress import for_terminal
+
+    asyncio.run(process.once(full=full, progress=for_terminal(sys.stderr, quiet)))
 
 
 @contextmanager
