@@ -42,7 +42,7 @@ MANY = [SPREAD, HEAPED, STRANGE, FRIENDLY]  # 1,000,100 posts
 
 
 class _Subject:
-    """Some people at one store: how they list, and how their checks are read."""
+    """Some people at one store: how they list, how their checks are read, and how posts are stored beside theirs."""
 
     def __init__(self, directory: Path, house: House, server: Server, watch: Watch, group: Group) -> None:
         self._server = server

@@ -93,8 +93,10 @@ class PullerHouse:
 
     def pull(self, config: Path) -> Run:
         """Run the puller once, as an installed program is: its modules compiled, nothing set up for debugging."""
-        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.root / "compiled")}
-        environment = os.environ | compiled
+        environment = os.environ | {
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(self.root / "compiled"),
+        }
         argv = [sys.executable, "-m", "services.http2mbox", "--config", str(config)]
         subprocess.run([*argv, "--check"], env=environment, check=True, capture_output=True)
         return run([*argv, "--once"], environment)

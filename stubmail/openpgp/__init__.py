@@ -22,5 +22,5 @@ __all__ = [
 ]
 
 # Where RUST_BACKTRACE is set, Sequoia would look for the trace of every error: 60 ms for the first one, and who sends
-# bad messages has it make many.
+# bad messages has it make many. Children inherit this.
 os.environ["RUST_LIB_BACKTRACE"] = "0"

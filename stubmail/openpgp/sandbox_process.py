@@ -28,7 +28,6 @@ PAUSE = 0.002  # seconds, after which answers are looked for: being woken for ea
 PIECES = 64  # written at once, a message being two
 GATHERED = 64 << 10  # octets of messages for which a system call is worth while as long as there is no need to wait
 ENVIRONMENT = {
-    "RUST_LIB_BACKTRACE": "0",
     # glibc would give memory back after each message and get it anew for the next one, at a quarter of the time.
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
