@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import event
 
 from services.post_manager.storage import mailbox, outbox, posts, schema, sessions
 from services.post_manager.storage.contents import CHUNK
@@ -16,6 +15,7 @@ from services.post_manager.storage.database import Database
 from services.post_manager.storage.intake import KNOWN, Verdict
 from services.post_manager.storage.posts import NewPost, Sender, Terms
 from tests.support.databases import prepared
+from tests.support.statements import watch_statements
 from tests.support.store_rows import Octets, assert_consistent, rows
 
 ALICE = Sender("A" * 40, "alice@alpha.example")
@@ -73,7 +73,7 @@ def _die(database: Database, at: int) -> None:
         count()
 
     dialect.do_commit = do_commit  # type: ignore[method-assign]
-    event.listen(database._engine, "before_cursor_execute", count)
+    watch_statements(count)
 
 
 def store_all(database: Database) -> list[Verdict]:

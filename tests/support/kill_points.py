@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.statements import watch_statements
 from tests.support.store_process import REPOSITORY, descendants
 
 VARIABLE = "STUBMAIL_TEST_KILL_POINT"
@@ -41,12 +42,12 @@ def arm() -> None:
         commit(dialect, connection)
         _reach("after", statements)
 
-    def execute(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def execute(statement: str, _values: object) -> None:
         _statements().append(statement)
         _reach("statement", [statement])
 
     DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
-    event.listen(Engine, "before_cursor_execute", execute)
+    watch_statements(execute)
     event.listen(Engine, "rollback", lambda _connection: _statements().clear())
 
 

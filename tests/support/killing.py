@@ -7,8 +7,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
+
+from tests.support.statements import watch_statements
 
 _FILES = ("fsync", "link", "rename", "replace", "unlink", "ftruncate")
 
@@ -64,7 +65,7 @@ def _die_at(step: int) -> None:
 
         return call
 
-    event.listen(Engine, "before_cursor_execute", count)
+    watch_statements(count)
     DefaultDialect.do_commit = counted(DefaultDialect.do_commit, twice=True)  # type: ignore[method-assign]
     for name in _FILES:
         setattr(os, name, counted(getattr(os, name)))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from services.post_manager.chores import Chores
 from services.post_manager.counters import Counters
@@ -22,6 +21,7 @@ from services.post_manager.storage.posts import NewPost, Sender, Terms
 from services.post_manager.storage.schema import WAITING
 from services.post_manager.storage.watch import Watch
 from tests.support.databases import prepared
+from tests.support.statements import watched_statements
 from tests.support.store_rows import Octets
 
 ALICE, BOB = Sender("A" * 40, "alice@alpha.example"), "B" * 40
@@ -111,13 +111,12 @@ def test_no_statement_of_a_request_reads_a_whole_table(work: Callable[[Database]
     database = prepared(sqlite_url(tmp_path / "store.db"))
     statements: dict[str, Any] = {}
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+    def note(statement: str, values: Any) -> None:
         if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")) or "SELECT" in statement:
-            statements[statement] = parameters[0] if many else parameters
+            statements[statement] = values
 
-    event.listen(database._engine, "before_cursor_execute", note)
-    work(database)
-    event.remove(database._engine, "before_cursor_execute", note)
+    with watched_statements(note):
+        work(database)
     assert statements
     scans = []
     with database.read() as connection:

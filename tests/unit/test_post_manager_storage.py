@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import insert, select, update
 
 from services.post_manager.storage import contents, intake, mailbox, nonces, outbox, posts, schema, serials, sessions
 from services.post_manager.storage.contents import CHUNK
@@ -18,6 +18,7 @@ from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
 from services.post_manager.storage.watch import Known, Watch
 from tests.support.databases import full_disk, prepared
+from tests.support.statements import watched_statements
 from tests.support.store_rows import Octets, assert_consistent, rows
 
 ALICE = Sender("A" * 40, "alice@alpha.example")
@@ -250,14 +251,9 @@ def test_a_store_cut_off_at_any_statement_leaves_nothing_and_can_be_repeated(dat
                 raise _Cut
             left -= 1
 
-        event.listen(database._engine, "before_cursor_execute", count)
-        try:
+        with contextlib.suppress(_Cut), watched_statements(count):
             posts.store(database, ALICE, wanted, bodies, TERMS, NOW)
             break
-        except _Cut:
-            pass
-        finally:
-            event.remove(database._engine, "before_cursor_execute", count)
         assert rows(database, "posts") == rows(database, "contents") == rows(database, "chunks") == 0
         cut += 1
     assert cut > 8  # it was cut at every statement that there is

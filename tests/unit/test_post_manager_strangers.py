@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from services.post_manager.storage import outbox
+from tests.support.statements import watched_statements
 from tests.support.store import Person, Store, Talker, running_store
 
 ALICE, BOB, MALLORY = (Person(f"{name}@alpha.example") for name in ("alice", "bob", "mallory"))
@@ -30,14 +30,11 @@ def traced(store: Store) -> Iterator[Trace]:
     """The statements that the store makes meanwhile."""
     trace: Trace = []
 
-    def note(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        trace.append((re.sub(r"\s+", " ", statement), cursor.rowcount))
+    def note(statement: str, changed: int) -> None:
+        trace.append((re.sub(r"\s+", " ", statement), changed))
 
-    event.listen(store.database._engine, "after_cursor_execute", note)
-    try:
+    with watched_statements(lambda *_: None, note):
         yield trace
-    finally:
-        event.remove(store.database._engine, "after_cursor_execute", note)
 
 
 def asks(op: str) -> dict[str, Any]:

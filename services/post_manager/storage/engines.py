@@ -8,6 +8,8 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
+from services.post_manager.storage.statements import execute
+
 BUSY_SECONDS = 10.0  # how long a writer waits for the others before it gives up
 MODE = "stubmail_mode"  # the execution option that says what a transaction is for
 READ, RELAXED, DURABLE = "read", "relaxed", "durable"
@@ -110,13 +112,13 @@ def _listen(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         mode = connection.get_execution_options().get(MODE, DURABLE)
         if mode == READ:
-            connection.exec_driver_sql("BEGIN")
+            execute(connection, "BEGIN")
             return
         if connection.info.get(MODE) != mode:
             # In WAL mode NORMAL leaves out the fsync at the commit; a later FULL commit makes both durable.
-            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if mode == DURABLE else 'NORMAL'}")
+            execute(connection, f"PRAGMA synchronous = {'FULL' if mode == DURABLE else 'NORMAL'}")
             connection.info[MODE] = mode
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        execute(connection, "BEGIN IMMEDIATE")
 
 
 def server_engine(url: str, connections: int) -> Engine:
