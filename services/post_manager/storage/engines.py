@@ -114,6 +114,10 @@ def _listen(engine: Engine) -> None:
         if mode == READ:
             execute(connection, "BEGIN")
             return
+        if MODE not in connection.info:
+            # Of what takes back half a statement, a file each time would be a third of all that is written. Only
+            # writers: they sort nothing large.
+            execute(connection, "PRAGMA temp_store = MEMORY")
         if connection.info.get(MODE) != mode:
             # In WAL mode NORMAL leaves out the fsync at the commit; a later FULL commit makes both durable.
             execute(connection, f"PRAGMA synchronous = {'FULL' if mode == DURABLE else 'NORMAL'}")

@@ -2,8 +2,8 @@
 
 SQLAlchemy knows ON CONFLICT for one engine at a time only, and works longer on a small statement than SQLite does: even
 to hand a text through takes it 20 times as long as SQLite the shortest statement. So these are texts that SQLite and
-PostgreSQL understand alike, and SQLite's driver gets them directly. ``{}`` in one stands for any number of rows or keys:
-one statement for all of them is one round trip, and one wait for the other threads of this process to let go.
+PostgreSQL understand alike, and SQLite's driver gets them directly. ``{}`` in one stands for any number of rows or
+keys: one statement for all of them is one round trip, and one wait for the other threads of this process to let go.
 """
 
 import sqlite3
