@@ -52,6 +52,7 @@ class Database:
         with translated():
             self._engine, self.read_only = self._open()
         self._turn = Turn(self._path) if self._path is not None else None
+        self._writer: Connection | None = None  # of an SQLite file: for whoever's turn it is
         self._groups = {
             durable: Group(partial(self.write, durable=durable), partial(self._alone, durable))
             for durable in (True, False)
@@ -61,6 +62,7 @@ class Database:
         """Close every connection."""
         if self.outdated:
             self.reopen()  # the last writer that closes an SQLite file writes to it
+        self._drop_writer()
         for pool in self._old:
             pool.dispose()
         self._engine.dispose()
@@ -101,9 +103,32 @@ class Database:
 
     @contextlib.contextmanager
     def _write(self, mode: str) -> Iterator[Connection]:
-        turn = self._turn or contextlib.nullcontext()
-        with translated(self._found_damaged), turn, self._connect(mode) as connection, connection.begin():
-            yield connection
+        if self._turn is None:
+            with translated(self._found_damaged), self._connect(mode) as connection, connection.begin():
+                yield connection
+            return
+        with translated(self._found_damaged), self._turn:
+            try:
+                with (connection := self._kept(mode)).begin():
+                    yield connection
+            except BaseException:
+                self._drop_writer()  # whatever state it is in
+                raise
+
+    def _kept(self, mode: str) -> Connection:
+        """Return the connection of whose turn it is: to take one from the pool takes longer than to begin and commit."""
+        engine = self._current_engine()
+        if self._writer is None or self._writer.engine is not engine:
+            self._drop_writer()
+            self._writer = engine.connect()
+        if self._writer.get_execution_options().get(MODE) != mode:
+            self._writer.execution_options(**{MODE: mode})
+        return self._writer
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def transact(self, work: Work[T]) -> T:
         """Run ``work`` in a durable transaction, again when another transaction got into its way.

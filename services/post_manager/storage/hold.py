@@ -26,8 +26,8 @@ def holding(database: Path) -> Iterator[None]:
 
 def is_held(database: Path) -> bool:
     """Whether another process keeps a database to itself; a file that one left behind when it died says nothing."""
-    path = database.with_name(database.name + SUFFIX)
-    if not os.access(path, os.F_OK):
+    path = f"{database}{SUFFIX}"
+    if not os.access(path, os.F_OK):  # as it is at every transaction
         return False
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
