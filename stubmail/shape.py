@@ -6,6 +6,7 @@ Whoever parses says with ``error`` what to raise: a function from a sentence to 
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from stubmail.address import Address, AddressError
@@ -20,6 +21,15 @@ Error = Callable[[str], Exception]
 
 def parse_json(data: bytes, error: Error) -> Any:
     """Parse RFC 8259 JSON in UTF-8; a name that stands twice in an object is an error (protocol.md §1)."""
+    try:
+        return _decoder(error).decode(data.decode())
+    except (ValueError, RecursionError) as cause:  # ValueError: not UTF-8, not JSON, or a number too long to convert
+        raise error("not JSON") from cause
+
+
+@lru_cache(maxsize=16)
+def _decoder(error: Error) -> json.JSONDecoder:
+    """Return what decodes strictly; for small texts, to make one takes as long as to use it."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -30,10 +40,7 @@ def parse_json(data: bytes, error: Error) -> Any:
     def no_constant(name: str) -> NoReturn:
         raise error(f"{name} is not JSON")
 
-    try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
-    except (ValueError, RecursionError) as cause:  # ValueError: not UTF-8, not JSON, or a number too long to convert
-        raise error("not JSON") from cause
+    return json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_constant)
 
 
 class Shape:

@@ -27,6 +27,7 @@ from stubmail.request import Refusal
 from stubmail.steps import Steps
 
 _log = logging.getLogger("post_manager")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,4 +206,4 @@ def _sent(post: outbox.Sent) -> dict[str, Any]:
 
 
 def _json(data: Mapping[str, Any]) -> Reply:
-    return Reply(200, JSON, json.dumps(data, separators=(",", ":")).encode())
+    return Reply(200, JSON, _encode(data).encode())
