@@ -116,7 +116,7 @@ class Database:
                 raise
 
     def _kept(self, mode: str) -> Connection:
-        """Return the connection of whose turn it is: to take one from the pool takes longer than to begin and commit."""
+        """Return the connection of whose turn it is: to have one lent takes longer than to begin and commit."""
         engine = self._current_engine()
         if self._writer is None or self._writer.engine is not engine:
             self._drop_writer()
