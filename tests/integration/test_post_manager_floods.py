@@ -83,9 +83,10 @@ def ask(store: StoreProcess, talker: Talker) -> Waiting:
             with contextlib.suppress(OSError):
                 client.send(question)
             try:
-                return client.recv(CHECK_SIZE)
+                data = client.recv(CHECK_SIZE)
             except BlockingIOError:
                 return None
+            return data if nonce in data else None  # else it comes late, for who had this port before
 
         found = answer_from_wire(wait_until(answer, 30, "an answer"), nonce, key)
     assert isinstance(found, Waiting)

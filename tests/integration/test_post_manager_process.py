@@ -42,7 +42,7 @@ def test_a_post_goes_through_and_a_check_tells_of_it(store: StoreProcess) -> Non
     bob.ack(post_id)
     assert store.check(bob) == Waiting(0, 0)
     assert f"{post_id.hex()} stored" in store.text()
-    assert f"{post_id.hex()} fetched" in store.text()
+    wait_until(lambda: f"{post_id.hex()} fetched" in store.text(), what="the log line, which may come after the answer")
     assert bob.session["secret"] not in store.text()
     assert bob.session["cookie_key"] not in store.text()
     assert store.run("export", post_id.hex()).returncode == os.EX_UNAVAILABLE
