@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from services.post_manager import service
 from services.post_manager.storage import schema, sessions
 from services.post_manager.storage.database import Database
 from services.post_manager.storage.engines import sqlite_url
@@ -86,7 +87,8 @@ def serving(argv: Sequence[str], log: Path) -> Iterator[Server]:
 def serving_at(argv: Sequence[str], log: Path, port: int) -> Iterator[Server]:
     """Run a server, and wait until it answers on a port that it was given; 0 for not to wait."""
     with log.open("ab") as output:
-        process = subprocess.Popen([sys.executable, "-m", *argv], stdout=output, stderr=output)
+        environment = service.ENVIRONMENT | os.environ
+        process = subprocess.Popen([sys.executable, "-m", *argv], stdout=output, stderr=output, env=environment)
     server = Server(process, port)
     try:
         if port:

@@ -103,7 +103,8 @@ def _children(section: PostManager, config: Path, verbose: bool) -> list[Child]:
     modules = {"http": "services.post_manager.http.server"}
     if section.udp:
         modules["udp"] = "services.post_manager.udp.notifier"
-    return [Child(name, [sys.executable, "-m", module, *options]) for name, module in modules.items()]
+    environment = service.ENVIRONMENT | os.environ
+    return [Child(name, [sys.executable, "-m", module, *options], environment) for name, module in modules.items()]
 
 
 for command in (accounts_command, backup, cgi_stop, cookies, export, migrate, restore, verify):
