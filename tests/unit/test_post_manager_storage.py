@@ -138,7 +138,7 @@ def test_octets_over_quota_are_refused_post_by_post(database: Database) -> None:
     outcomes = posts.store(database, ALICE, [new(), new(body=1), new(CAROL)], bodies, terms, NOW)
     assert [outcome and outcome.code for outcome in outcomes] == [None, "quota", None]
     assert isinstance(outcomes[1], Refused)
-    assert "604 octets wait already, 1000 may" in outcomes[1].message
+    assert "of 1000 octets that may wait, 604 wait already" in outcomes[1].message
     assert rows(database, "contents") == 1
     assert_consistent(database)
 

@@ -140,9 +140,9 @@ class _Judge:
         if key not in self.known and key not in self.uses:
             octets += request.body(post).size
         if total.posts >= terms.quota_posts:
-            return Refused("quota", f"{total.posts} posts wait already, {terms.quota_posts} may")
+            return Refused("quota", f"of {terms.quota_posts} posts that may wait, {total.posts} wait already")
         if total.octets + octets > terms.quota_octets:
-            return Refused("quota", f"{total.octets} octets wait already, {terms.quota_octets} may")
+            return Refused("quota", f"of {terms.quota_octets} octets that may wait, {total.octets} wait already")
         total.posts += 1
         total.octets += octets
         total.more_posts += 1
