@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from services.post_manager.storage.errors import Conflict, StorageDamaged, Stora
 from services.post_manager.storage.intake import KNOWN, Verdict, Wanted
 from services.post_manager.storage.nonces import Nonce, Replayed
 from services.post_manager.storage.posts import NewPost, Refused, Sender, Terms
+from services.post_manager.storage.statements import fetch, insert_new
 from services.post_manager.storage.watch import Known, Watch
 from tests.support.databases import full_disk, prepared
 from tests.support.statements import watched_statements
@@ -234,6 +236,9 @@ def test_the_outbox_is_paged_and_filtered(database: Database) -> None:
     assert outbox.page(database, AMY.fingerprint, 0, 3, []) == ((), False)
 
 
+_COUNT = insert_new(schema.counters)
+
+
 class _Cut(Exception):
     """The process dies here."""
 
@@ -275,6 +280,23 @@ def test_a_transaction_that_meets_another_is_made_again(database: Database) -> N
     assert database.transact(work) == 7
     with pytest.raises(Conflict), database.write() as connection:
         connection.execute(insert(schema.counters), {"name": schema.SERIAL, "value": 1})
+
+
+def test_a_transaction_under_way_stays_whole_when_the_file_is_closed(tmp_path: Path) -> None:
+    database = prepared(sqlite_url(tmp_path / "store.db"))
+    closing = threading.Thread(target=database.close)
+    with pytest.raises(_Cut), database.write() as connection:
+        fetch(connection, _COUNT, [("before", 1)])
+        closing.start()
+        closing.join(0.5)  # it may wait for us, or not
+        fetch(connection, _COUNT, [("behind", 1)])
+        raise _Cut
+    closing.join(30)
+    assert not closing.is_alive()
+    database = prepared(sqlite_url(tmp_path / "store.db"))
+    with database.read() as connection:
+        assert not connection.execute(select(schema.counters).where(schema.counters.c.name != schema.SERIAL)).all()
+    database.close()
 
 
 def test_sessions_end_and_the_oldest_give_way(database: Database) -> None:

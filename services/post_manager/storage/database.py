@@ -59,15 +59,14 @@ class Database:
         }
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, when a transaction that writes to an SQLite file is through."""
         if self.outdated:
             self.reopen()  # the last writer that closes an SQLite file writes to it
-        self._drop_writer()
+        with self._turn.closed() if self._turn is not None else contextlib.nullcontext():
+            self._drop_writer()
         for pool in self._old:
             pool.dispose()
         self._engine.dispose()
-        if self._turn is not None:
-            self._turn.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:

@@ -1,8 +1,10 @@
 """Whose turn it is to write: one thread of all processes on this machine that share a database file."""
 
+import contextlib
 import fcntl
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -38,9 +40,11 @@ class Turn:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         self._lock.release()
 
-    def close(self) -> None:
-        """Close the file; the next turn opens it again."""
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Wait for the thread whose turn it is, close the file, and have no thread take a turn within the block."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
+            yield
