@@ -39,6 +39,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
         ("", '""'),
         ("two words", '"two words"'),
         ("a=b", '"a=b"'),
+        ("O'Brien", '"O\'Brien"'),
         ('say "x"', '"say \\"x\\""'),
         ("back\\slash", '"back\\\\slash"'),
         ("line\r\nfeed", '"line\\r\\nfeed"'),
