@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, TextIO
 
-_PLAIN = re.compile(r"[\x21\x23-\x26\x28-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but space, quotes, = and backslash
+_PLAIN = re.compile(r"[\x21\x23-\x26\x28-\x3c\x3e-\x5b\x5d-\x7e]+")  # printable ASCII but space, quotes, =, backslash
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_VALUE = 300  # characters of one value; a peer's text must not fill the disk
 
