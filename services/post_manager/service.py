@@ -20,7 +20,7 @@ from stubmail.log import event
 from stubmail.settings import ConfigError, Domain, load_file
 
 RETRY_SECONDS = 1.0  # until a database that is away is tried again
-# Of the HTTP process: glibc would have each of its threads keep memory that the others could use.
+# Of its children: glibc would have each of their threads keep memory that the others could use; HTTP has many.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 
 _log = logging.getLogger("post_manager")

@@ -58,7 +58,7 @@ def fetch(connection: Connection, query: str, keys: Iterable[Values], *, lock: b
 
 
 def execute(connection: Connection, sql: str, values: Values = ()) -> Sequence[tuple[Any, ...]]:
-    """Run one statement inside a transaction that has begun; return its rows. Raises DBAPIError."""
+    """Run one statement in the transaction that has begun, or is just beginning; return its rows. Raises DBAPIError."""
     driver = connection.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
         result = connection.exec_driver_sql(sql, tuple(values))
