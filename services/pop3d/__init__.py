@@ -10,8 +10,8 @@ Modules, inner to outer: ``wire``, ``stuffing``, ``sasl``, ``language``, ``proxy
 ``authorization``, ``transaction``, their ``terms`` and ``actions`` (the protocol, no I/O); ``tls``, ``patience``,
 ``verifier`` (no I/O either: time and octets are passed in); ``maildrop`` (what one must offer) with ``mbox_maildrop``
 and ``maildir`` behind it, ``uidl``, ``checked``, ``index_*``, ``maildir_*``, ``from_lines`` (ids, where messages are,
-and when they came); ``reader`` and ``login`` (what is done in threads); ``arrivals``, ``ahead``, ``clock``,
-``channel``, ``retrieval``, ``errands``, ``connection``, ``preamble``, ``server`` (asyncio); ``counting``, ``status``
-(for whoever runs it); ``accounts``, ``one_account`` (for whom), ``running`` (as a process), ``__main__`` (command
-line). ``system`` has the processes that serve users of the machine.
+and when they came); ``reader`` and ``login`` (what is done in threads); ``arrivals``, ``ahead``, ``busy_poll``,
+``clock``, ``channel``, ``retrieval``, ``errands``, ``connection``, ``preamble``, ``server`` (asyncio); ``counting``,
+``status`` (for whoever runs it); ``accounts``, ``one_account`` (for whom), ``running`` (as a process), ``__main__``
+(command line). ``system`` has the processes that serve users of the machine.
 """

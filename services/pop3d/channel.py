@@ -18,15 +18,20 @@ _TCP_CLOSE = 7  # a state, include/net/tcp_states.h
 
 
 class Channel:
-    """A transport with TLS upon it, once that is wanted. ``received`` and ``written`` count octets as on the wire."""
+    """A transport with TLS upon it, once that is wanted. ``received`` and ``written`` count octets as on the wire.
 
-    __slots__ = ("_reading", "_tls", "_transport", "received", "written")
+    ``paused``: the client is not read.
+    """
+
+    __slots__ = ("_socket", "_tls", "_transport", "paused", "received", "written")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
         self._tls: TlsLayer | None = None
-        self._reading = True
+        self.paused = False
+        connected = transport.get_extra_info("socket")
+        self._socket = connected.fileno() if connected is not None else -1
         self.received = self.written = 0
 
     def begin_tls(self, context: ssl.SSLContext) -> None:
@@ -75,14 +80,14 @@ class Channel:
 
     def pause_reading(self) -> None:
         """Take no more of what the client sends for now."""
-        if self._reading and not self._transport.is_closing():
-            self._reading = False
+        if not self.paused and not self._transport.is_closing():
+            self.paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Take it again."""
-        if not self._reading and not self._transport.is_closing():
-            self._reading = True
+        if self.paused and not self._transport.is_closing():
+            self.paused = False
             self._transport.resume_reading()
 
     def carry(self, protocol: asyncio.Protocol, limit: int) -> None:
@@ -141,7 +146,21 @@ class Channel:
     def _send(self, data: bytes) -> None:
         if data and not self._transport.is_closing():
             self.written += len(data)
-            self._transport.write(data)
+            if not self._transport.get_write_buffer_size():
+                data = data[self._send_now(data) :]
+            if data:
+                self._transport.write(data)
+
+    def _send_now(self, data: bytes) -> int:
+        """Give the kernel as much as it takes, and return how much that is.
+
+        The event loop would do it with Python's global lock in its hands: others read messages in that time. What is
+        wrong with the connection, the transport finds out when it is to send the rest.
+        """
+        try:
+            return os.write(self._socket, data)
+        except OSError:
+            return 0
 
 
 def _is_over(descriptor: int) -> bool:

@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, out: list[bytes]) -> None:
         """Send octets."""
-        if data := b"".join(out):
+        if out and (data := b"".join(out)):
             self._deadlines.active(self._loop.time())
             self._channel.write(data)
 
@@ -227,7 +227,8 @@ class Connection(asyncio.Protocol):
         """Carry out what the session asks for until it waits, the client is slow, or it is the others' turn."""
         out: list[bytes] = []
         size = turn = 0
-        while not self._waits():
+        waits, idle = self._waits(), False
+        while not waits:
             if turn == TURN or size >= TURN_OCTETS:
                 # An event loop that never rests starves the threads at work for others: they must get hold of
                 # Python's global lock again and again.
@@ -241,16 +242,18 @@ class Connection(asyncio.Protocol):
                 out.append(action)
                 size += len(action)
                 continue
+            if action is None:
+                idle = True
+                break
             self.write(out)
             out = []
-            if action is not None:
-                self._perform(action)
-                continue
-            if self._half_closed:
-                self.end("hung up")
-            break
+            self._perform(action)
+            waits = self._waits()
         self.write(out)
-        if self._session.pending < MAX_PENDING // 2 and self._paused is None and not self._closing:
+        if idle and self._half_closed:
+            self.end("hung up")
+        stopped = self._closing or self._paused is not None
+        if self._channel.paused and not stopped and self._session.pending < MAX_PENDING // 2:
             self._channel.resume_reading()
 
     def _next_turn(self) -> None:

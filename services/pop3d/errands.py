@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,14 +12,14 @@ from services.pop3d.counting import count_login
 from services.pop3d.host import Host
 from services.pop3d.login import Attempt, Elsewhere, Refused
 from services.pop3d.maildrop import Maildrop
+from services.pop3d.reader import Item, in_turn
 from services.pop3d.retrieval import Retrieval
-from services.pop3d.session import Session
+from services.pop3d.session import MANY, Session
 from stubmail.errors import StubmailError
 from stubmail.log import event
 
 DAY = 86_400  # seconds
-RUN = 128  # pipelined retrievals that are read together
-FEW = 8  # while somebody logs in
+FEW = 8  # retrievals at a time while somebody logs in
 
 logger = logging.getLogger("pop3d")
 
@@ -169,11 +169,13 @@ class Errands:
         self._session.accept(maildrop)
         self._client.opened()
 
-    def _run(self, first: Retrieve) -> list[bytes | Retrieve]:
+    def _run(self, first: Retrieve) -> Sequence[Item]:
         """Gather pipelined retrievals and the replies between them, to be read together."""
-        items: list[bytes | Retrieve] = [first]
+        items: list[Item] = [first]
         others_log_in = self._host.arrivals.others(self._client.id, self._loop.time())
-        most = FEW if others_log_in else RUN
+        most = FEW if others_log_in else MANY
+        if not others_log_in and first.lines is None and (numbers := self._session.retrievals()):
+            return in_turn([first.number, *numbers])
         while len(items) < most:
             action = self._session.next()
             if not isinstance(action, (bytes, Retrieve)):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
+from services.pop3d.busy_poll import BusyPoll
 from services.pop3d.login import Door
 from services.pop3d.patience import Patience
 from services.pop3d.terms import Terms
@@ -20,6 +21,7 @@ class Host(Protocol):
 
     ahead: Ahead
     arrivals: Arrivals
+    busy_poll: BusyPoll
     counters: Counters
     door: Door
     patience: Patience

@@ -133,7 +133,7 @@ class Maildir:
     def commit(self, numbers: Sequence[int]) -> int:
         """Move the files to tmp, all or none, and only then remove them: until the last move all can be undone."""
         moved: list[tuple[Path, Path]] = []
-        cur = self._cur
+        cur = Path(self._cur)
         names = self._names_now()
         try:
             for number in numbers:
@@ -158,8 +158,8 @@ class Maildir:
         self._lock.release()
 
     @property
-    def _cur(self) -> Path:
-        return Path(self._path, "cur")
+    def _cur(self) -> str:
+        return f"{self._path}/cur"
 
     def _is_as_it_was(self, number: int, file: int) -> bool:
         same = self._listing.is_as_it_was(number - 1, os.fstat(file))
@@ -167,7 +167,7 @@ class Maildir:
         return same
 
     def _name(self, number: int) -> str:
-        return f"{self._path}/cur/{self._listing.names[number - 1]}"
+        return f"{self._cur}/{self._listing.names[number - 1]}"
 
     def _open(self, number: int, cur: int | None = None, today: dict[str, str] | None = None) -> int:
         """Open a message's file; other programs rename it when its flags change. Raises TemporaryError, OSError.
@@ -186,14 +186,14 @@ class Maildir:
             renamed = names.get(self._listing.names[number - 1])
             if renamed is None:
                 raise TemporaryError("4.3.0", f"{self._name(number)} is not there any more") from None
-            return os.open(self._cur / renamed, _FLAGS)
+            return os.open(f"{self._cur}/{renamed}", _FLAGS)
 
     def _names_now(self) -> dict[str, str]:
         """Return the file names of today by those of the listing, for the messages that are still there.
 
         Several files may have one name but for flags: none that is in the listing is taken for another.
         """
-        present, listed = set(messages_in(self._cur)), self._listing.names
+        present, listed = set(messages_in(Path(self._cur))), self._listing.names
         names = {name: name for name in listed if name in present}
         others = {base_of(name): name for name in present.difference(names)}
         names.update((name, others[base_of(name)]) for name in listed if name not in names and base_of(name) in others)

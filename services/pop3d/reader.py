@@ -13,12 +13,17 @@ from services.pop3d.wire import err, retrieved
 from stubmail.errors import TemporaryError
 from stubmail.log import event
 
-BLOCK = 262_144  # octets of one write, more or less
+BLOCK = 196_608  # octets of one write, more or less
 TOGETHER = 262_144  # octets of messages, small enough, that are read together
+LAST = 65_536  # as many more, if they are the last that were asked for
 AHEAD = 524_288  # the same for a client that takes them one after the other
 NEIGHBOURS = 128  # messages that are read together
+PARTS = 3  # of a reply: the status line, the message, its end
 FIRST = 8  # for such a client; then twice as many each time, so that who wants few does not wait for many
 QUICK = 0.00005  # seconds a message, when it is in the kernel's memory and no disk or network is waited for
+
+Item = bytes | Retrieve | range
+"""A reply that is ready, a message to be read, or several whole ones, one after the other, by their numbers."""
 
 logger = logging.getLogger("pop3d")
 
@@ -90,31 +95,25 @@ class Reader:
         most = min(self._stride, NEIGHBOURS // 2)
         return range(self._until, self._until + self._fitting(self._until, most, AHEAD // 2))
 
-    def fetch(self, messages: range) -> dict[int, bytes]:
+    def fetch(self, messages: range) -> list[bytes]:
         """Return the whole replies to retrievals of these messages, up to the first that cannot be read."""
-        octets, replies = self._maildrop.octets, dict[int, bytes]()
         begun = time.monotonic()
-        # The client hears of what is wrong when it comes to that message.
-        with suppress(TemporaryError, OSError):
-            for number, message in enumerate(self._maildrop.several(messages.start, len(messages)), messages.start):
-                size = octets[number - 1]
-                if len(message) != size:
-                    break
-                replies[number] = b"".join((retrieved(size), stuff_whole(message), END))
+        parts = self._parts(messages)
+        replies = [b"".join(parts[at : at + PARTS]) for at in range(0, len(parts), PARTS)]
         self.quick = time.monotonic() - begun < QUICK * len(replies)
         return replies
 
-    def keep(self, messages: range, replies: dict[int, bytes]) -> None:
+    def keep(self, messages: range, replies: list[bytes]) -> None:
         """Have ``fetch``'s replies ready, and forget those that the client has passed over."""
         kept = {number: reply for number, reply in self._ahead.items() if number >= self._next}
         self._stride = min(2 * self._stride, NEIGHBOURS)
-        self._hold(kept | replies, messages.stop)
+        self._hold(kept | dict(zip(messages, replies, strict=False)), messages.stop)
 
     def forget(self) -> None:
         """Let go of what was read ahead."""
         self._hold({}, self._next)
 
-    def start(self, items: Sequence[bytes | Retrieve], ahead: bool = True) -> None:
+    def start(self, items: Sequence[Item], ahead: bool = True) -> None:
         """Begin a run: replies that are ready, and messages to read, in order.
 
         With ``ahead`` one that comes alone, and in its turn, has those behind it read, too.
@@ -133,15 +132,20 @@ class Reader:
         for piece in self._pieces:
             block.append(piece)
             size += len(piece)
+            if self.done:
+                break
             if size >= most:
                 return b"".join(block)
         self.done = True
+        self._pieces = iter(())  # which holds what it made last
         return b"".join(block)
 
-    def _render(self, items: Sequence[bytes | Retrieve]) -> Iterator[bytes]:
+    def _render(self, items: Sequence[Item]) -> Iterator[bytes]:
         for at, item in enumerate(items):
             if isinstance(item, bytes):
                 yield item
+            elif isinstance(item, range):
+                yield from self._in_turn(item, at == len(items) - 1)
             elif (reply := self.cached(item)) is not None:
                 yield reply
             else:
@@ -150,6 +154,35 @@ class Reader:
                 reply = self.cached(item)
                 yield from self._reply(item) if reply is None else (reply,)
                 self._next = item.number + 1
+
+    def _in_turn(self, messages: range, last: bool) -> Iterator[bytes]:
+        """Read messages that are asked for one after the other, as many together as fit; ``last``: nothing follows."""
+        self.forget()
+        while messages:
+            most = min(len(messages), NEIGHBOURS)
+            count = self._fitting(messages.start, most, TOGETHER + LAST)
+            if count < len(messages):
+                count = self._fitting(messages.start, most, TOGETHER)
+            parts = self._parts(messages[:count]) if count else []
+            found, messages = messages[: len(parts) // PARTS], messages[len(parts) // PARTS :]
+            self._next = messages.start
+            self.done = last and not messages  # so that nobody comes once more, to hear that there is nothing
+            yield b"".join(parts)
+            if len(found) < (count or 1):  # large, or not as it was
+                number, messages = messages[0], messages[1:]
+                self._next = messages.start
+                yield from self._reply(Retrieve(number, None, retrieved(self._maildrop.octets[number - 1])))
+
+    def _parts(self, messages: range) -> list[bytes]:
+        """Return PARTS of the reply to each retrieval of these messages, up to the first that cannot be read."""
+        sizes, parts = self._maildrop.octets[messages.start - 1 : messages.stop - 1], list[bytes]()
+        # The client hears of what is wrong when it comes to that message.
+        with suppress(TemporaryError, OSError):
+            for message, size in zip(self._maildrop.several(messages.start, len(messages)), sizes, strict=False):
+                if len(message) != size:
+                    break
+                parts += (retrieved(size), stuff_whole(message), END)
+        return parts
 
     def _reply(self, item: Retrieve) -> Iterator[bytes]:
         pieces = self._maildrop.content(item.number)
@@ -177,7 +210,7 @@ class Reader:
         if octets != self._maildrop.octets[number - 1]:
             raise TemporaryError("4.3.0", f"message {number} has {octets} octets, not what was announced")
 
-    def _read_neighbours(self, items: Sequence[bytes | Retrieve], at: int, first: int) -> None:
+    def _read_neighbours(self, items: Sequence[Item], at: int, first: int) -> None:
         """Read the message that is asked for at ``items[at]``, and its neighbours, unless they are large."""
         self.forget()
         if self._reads_ahead and len(items) == 1 and first == self._next:
@@ -188,7 +221,7 @@ class Reader:
             self._stride = FIRST
         if count:
             messages = range(first, first + count)
-            self._hold(self.fetch(messages), messages.stop)
+            self._hold(dict(zip(messages, self.fetch(messages), strict=False)), messages.stop)
 
     def _hold(self, replies: dict[int, bytes], until: int) -> None:
         self._ahead = replies
@@ -204,11 +237,22 @@ class Reader:
         return min(most, len(self._maildrop.octets) - first + 1)
 
 
-def _successive(items: Sequence[bytes | Retrieve], at: int, first: int) -> int:
+def in_turn(numbers: Sequence[int]) -> list[range]:
+    """Return messages as ranges, which are one where each number follows on the one before."""
+    ranges: list[range] = []
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            ranges.append(range(numbers[start], numbers[at - 1] + 1))
+            start = at
+    return ranges
+
+
+def _successive(items: Sequence[Item], at: int, first: int) -> int:
     """Return how many messages, one after the other from ``first`` on, are asked for whole from ``items[at]`` on."""
     number = first
     for item in items[at:]:
-        if not isinstance(item, bytes):
+        if isinstance(item, Retrieve):
             if item.number != number or item.lines is not None or number - first == NEIGHBOURS:
                 break
             number += 1

@@ -1,14 +1,16 @@
 """A session's retrievals on the event loop: messages in runs and blocks, and those that the client will want next."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
 from services.pop3d.actions import Retrieve
+from services.pop3d.busy_poll import SECONDS
 from services.pop3d.host import Host
 from services.pop3d.maildrop import Maildrop
-from services.pop3d.reader import BLOCK, Reader
+from services.pop3d.reader import BLOCK, Item, Reader
 
 SMALL = 32_768  # octets in one block while somebody logs in
 REST = 0.001  # seconds then between blocks
@@ -36,14 +38,15 @@ class Retrieval:
     It is done in a thread, as all reading is; ``settle`` waits until that has left the maildrop alone.
     """
 
-    __slots__ = ("_client", "_host", "_loop", "_reader", "_reading")
+    __slots__ = ("_asked", "_client", "_host", "_loop", "_reader", "_reading")
 
     def __init__(self, host: Host, client: Taker, maildrop: Maildrop) -> None:
         self._host = host
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(maildrop, client.id)
-        self._reading: asyncio.Future[dict[int, bytes]] | None = None  # ahead of the client
+        self._asked = 0.0  # when the client did so, of what had been read ahead
+        self._reading: asyncio.Future[list[bytes]] | None = None  # ahead of the client
 
     @property
     def failed(self) -> set[int]:
@@ -53,20 +56,26 @@ class Retrieval:
     def ready(self, item: Retrieve) -> bytes | None:
         """Return the whole reply when it has been read ahead, and have those read that are to follow."""
         reply = self._reader.cached(item)
-        if reply is not None and self._reader.low and self._reading is None:
+        if reply is None:
+            return None
+        if self._reader.low and self._reading is None:
             self._read_ahead()
+        asked, self._asked = self._asked, time.monotonic()
+        if self._asked - asked < SECONDS:
+            self._host.busy_poll.start(self._asked)
         return reply
 
-    async def send(self, items: Sequence[bytes | Retrieve]) -> None:
+    async def send(self, items: Sequence[Item]) -> None:
         """Send messages, and the replies between them.
 
         Raises TemporaryError or OSError when the connection must be cut: see Reader.read.
         """
         await self.settle()
         reader, ahead = self._reader, self._host.ahead
-        reader.start(items, ahead=len(items) == 1 and ahead.enter(self, self._loop.time()))
+        many = len(items) > 1 or isinstance(items[0], range)
+        reader.start(items, ahead=not many and ahead.enter(self, self._loop.time()))
         try:
-            await self._make_room(len(items) > 1)
+            await self._make_room(many)
             block = await self._read()
             while not reader.done and not self._client.lost:
                 following = self._read()  # while this one is on its way
@@ -97,7 +106,7 @@ class Retrieval:
             self._reading = self._loop.run_in_executor(self._host.mail, self._reader.fetch, messages)
             self._reading.add_done_callback(partial(self._arrived, messages))
 
-    def _arrived(self, messages: range, reading: asyncio.Future[dict[int, bytes]]) -> None:
+    def _arrived(self, messages: range, reading: asyncio.Future[list[bytes]]) -> None:
         self._host.jobs -= 1
         self._reading = None
         if self._host.ahead.has(self):  # still

@@ -16,6 +16,7 @@ from typing import TypeVar
 from services.pop3d.accounts import accounts_file, load_accounts
 from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
+from services.pop3d.busy_poll import BusyPoll
 from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
 from services.pop3d.counting import make_counters
@@ -85,6 +86,7 @@ class Server:
         self._limit = SessionLimit(settings.sessions_per_address)
         self.jobs = 0
         self.arrivals = Arrivals()
+        self.busy_poll = BusyPoll(lambda: self.jobs)
         self.ahead = Ahead()
         self.draining = False
         self._connections: set[Connection] = set()

@@ -22,8 +22,9 @@ def stuff(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def stuff_whole(message: bytes) -> bytes:
     """Return what ``stuff`` makes of a whole message."""
-    stuffed = _double(message)
-    return b"." + stuffed if stuffed.startswith(b".") else stuffed
+    if message.startswith(b"."):
+        message = b"." + message
+    return _double(message)
 
 
 def _double(piece: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """The TRANSACTION state: what a client does with the messages of its maildrop (RFC 1939 §5 and §7); no I/O."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress, count
 
 from services.pop3d.actions import Commit, Listing, Outcome, Retrieve, Statistics
@@ -40,6 +40,19 @@ class Transaction:
     def committed(self, count: int) -> None:
         """So many messages are gone for good."""
         self.statistics.deleted = count
+
+    def retrieve(self, numbers: Sequence[int]) -> bool:
+        """Count messages as retrieved; returns False, and does nothing, when RETR would be refused for any of them."""
+        octets, marked = self._messages.octets, self._deleted
+        if not numbers or min(numbers) < 1 or max(numbers) > len(octets):
+            return False
+        if marked is not None and any(marked[number - 1] for number in numbers):
+            return False
+        self.statistics.retrieved += len(numbers)
+        self.statistics.retrieved_octets += sum(octets[number - 1] for number in numbers)
+        if self._retrieved is not None:
+            self._retrieved.update(numbers)
+        return True
 
     def _number(self, number: int) -> int:
         """Return a message number that exists and is not marked as deleted, or raise WireError."""

@@ -1,6 +1,6 @@
 """Octets of the protocol: lines and commands from the client, status lines to it (RFC 1939 §3, RFC 2449 §4)."""
 
-from typing import NamedTuple
+import re
 
 MAX_LINE = 255  # octets of a command with its CRLF, RFC 2449 §4
 MAX_RESPONSE = 12_288  # octets of an AUTH command or of a line that answers a challenge, RFC 5034 §4
@@ -13,13 +13,6 @@ class WireError(Exception):
 
 class LineTooLong(WireError):
     """The line is over its limit: what follows cannot be told from a command, so the session must end."""
-
-
-class Command(NamedTuple):
-    """One command line: the keyword in capitals, and all that followed the first space, as it came."""
-
-    keyword: bytes
-    argument: bytes
 
 
 class LineBuffer:
@@ -54,6 +47,8 @@ class LineBuffer:
         The end is CRLF; a bare LF is taken for one, as a person on a terminal sends it. Raises LineTooLong as soon as
         the line cannot be ``limit`` octets or less, end included.
         """
+        if not self._data:
+            return None
         start = self._start
         end = self._data.find(b"\n", self._searched)
         length = (end + 1 if end >= 0 else len(self._data) + 1) - start
@@ -69,6 +64,18 @@ class LineBuffer:
             self._start = self._searched = end + 1
         return line.removesuffix(b"\r")
 
+    def matching(self, lines: re.Pattern[bytes]) -> bytes:
+        """Return the lines that come next, none of them taken, as far as they match a pattern of whole lines."""
+        found = lines.match(self._data, self._start)
+        return found[0] if found else b""
+
+    def skip(self, octets: int) -> None:
+        """Take whole lines of so many octets."""
+        if octets == len(self):
+            self.clear()
+        elif octets:
+            self._start = self._searched = self._start + octets
+
     def rest(self) -> bytes:
         """Return what waits."""
         return self._data[self._start :]
@@ -79,10 +86,13 @@ class LineBuffer:
         self._start = self._searched = 0
 
 
-def parse_command(line: bytes) -> Command:
-    """Split a line at its first space. Any octets are a command; whether it exists is the session's to say."""
+def parse_command(line: bytes) -> tuple[bytes, bytes]:
+    """Split a line into the keyword, in capitals, and all that follows the first space, as it came.
+
+    Any octets are a command; whether it exists is the session's to say.
+    """
     keyword, _, argument = line.partition(b" ")
-    return Command(keyword.upper(), argument)
+    return keyword.upper(), argument
 
 
 def parse_numbers(argument: bytes, least: int, most: int) -> list[int]:

@@ -8,6 +8,7 @@ from services.pop3d.session import Session
 from services.pop3d.stuffing import END, stuff, top
 from services.pop3d.terms import Terms
 from services.pop3d.verifier import Verifier
+from services.pop3d.wire import retrieved
 from stubmail.errors import TemporaryError
 from stubmail.users import User, Users
 
@@ -59,7 +60,10 @@ class FakeMaildrop:
 
 
 class Driver:
-    """One session and the world around it: bob's password opens ``maildrop``; challenges count from 1."""
+    """One session and the world around it: bob's password opens ``maildrop``; challenges count from 1.
+
+    ``together``: asks for many retrievals at a time where there are any.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Driver:
         refusal: tuple[str, str] | None = None,
         commit_works: bool = True,
         terms: Terms | None = None,
+        together: bool = False,
     ) -> None:
         self.maildrop = maildrop or FakeMaildrop()
         self._challenges = 0
@@ -85,6 +90,8 @@ class Driver:
         self.tls = encrypted
         self._refusal = refusal
         self._commit_works = commit_works
+        self._together = together
+        self.several: list[int] = []  # messages of each of the retrievals that were asked for at a time
         self.greeting = self._output()
 
     def send(self, data: bytes, step: int = 0) -> bytes:
@@ -100,7 +107,7 @@ class Driver:
         return self.send(b"USER " + NAME + b"\r\nPASS " + PASSWORD + b"\r\n")
 
     def _output(self) -> bytes:
-        out = b""
+        out = self._several()
         while (action := self.session.next()) is not None:
             if isinstance(action, bytes):
                 out += action
@@ -117,7 +124,7 @@ class Driver:
                 case Retrieve():
                     content = self.maildrop.content(action.number)
                     whole = content if action.lines is None else top(content, action.lines)
-                    out += action.head + b"".join(stuff(whole)) + END
+                    out += action.head + b"".join(stuff(whole)) + END + self._several()
                 case Commit():
                     if self._commit_works:
                         changed = self.maildrop.commit(sorted({*action.numbers, *action.retrieved}))
@@ -127,6 +134,13 @@ class Driver:
                 case Close():
                     self.closed = action.reason
         return out
+
+    def _several(self) -> bytes:
+        if not self._together or not (numbers := self.session.retrievals()):
+            return b""
+        self.several.append(len(numbers))
+        messages = (self.maildrop.messages[number - 1] for number in numbers)
+        return b"".join(retrieved(len(message)) + b"".join(stuff([message])) + END for message in messages)
 
     def _fresh(self) -> str:
         self._challenges += 1

@@ -1,12 +1,16 @@
 """Messages as blocks for the wire: order, size of blocks, reading ahead, and messages that break off."""
 
+import sys
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.pop3d import reader as reader_module
 from services.pop3d.actions import Retrieve
-from services.pop3d.reader import AHEAD, BLOCK, FIRST, NEIGHBOURS, TOGETHER, Reader
+from services.pop3d.reader import AHEAD, BLOCK, FIRST, LAST, NEIGHBOURS, TOGETHER, Item, Reader, in_turn
 from services.pop3d.wire import retrieved
 from stubmail.errors import TemporaryError
 from tests.support.pop3 import FakeMaildrop
@@ -49,7 +53,7 @@ def whole(message: bytes) -> bytes:
     return retrieved(len(message)) + message + b".\r\n"
 
 
-def run(reader: Reader, *items: bytes | Retrieve) -> list[bytes]:
+def run(reader: Reader, *items: Item) -> list[bytes]:
     reader.start(items)
     blocks = []
     while not reader.done:
@@ -141,6 +145,65 @@ def test_neighbours_that_are_asked_for_in_one_run_are_read_together() -> None:
     expected = b"".join(whole(b"%d\r\n" % number) + b"+OK\r\n" for number in numbers)
     assert run(reader, *items, top) == [expected + b"+OK\r\n5\r\n.\r\n"]
     assert maildrop.several_calls == [(2, 3), (8, 1), (7, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("size", [0, 100, 4_000, 30_000, 300_000])
+def test_a_range_of_messages_leaves_in_order_in_blocks_and_within_bounds(size: int) -> None:
+    maildrop = Counting([b"%07d\r\n" % number + b"x" * size for number in range(1, 301)])
+    octets = maildrop.octets[0]
+    blocks = run(Reader(maildrop, "s"), range(2, 200), b"+OK\r\n", range(250, 251))
+    expected = b"".join(whole(maildrop.messages[number - 1]) for number in range(2, 200))
+    assert b"".join(blocks) == expected + b"+OK\r\n" + whole(maildrop.messages[249])
+    assert sorted(maildrop.read) == [*range(2, 200), 250], "each once"
+    most = max((count for _, count in maildrop.several_calls), default=0)
+    assert most <= min(NEIGHBOURS, (TOGETHER + LAST) // octets)
+    assert max(map(len, blocks)) <= BLOCK + max(TOGETHER + LAST, 1 << 17) + 128 * 32
+
+
+def test_with_the_last_block_of_a_range_all_is_done_and_nothing_is_held() -> None:
+    message = b"x\r\n" * 100
+    maildrop = Counting([message] * 100)
+    reader = Reader(maildrop, "s")
+    before = sys.getrefcount(message)
+    reader.start([range(1, 10)])
+    block = reader.read()
+    assert (block, reader.done) == (whole(message) * 9, True)
+    assert sys.getrefcount(message) == before
+
+
+def test_what_is_left_of_a_range_is_read_with_the_last_ones_when_it_is_little() -> None:
+    maildrop = Counting([b"x" * (TOGETHER // 10)] * 24)
+    run(Reader(maildrop, "s"), range(1, 13))
+    assert maildrop.several_calls == [(1, 12)]
+    maildrop.several_calls.clear()
+    run(Reader(maildrop, "s"), range(1, 14))
+    assert maildrop.several_calls == [(1, 10), (11, 3)]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_message_of_a_range_that_has_gone_is_an_error_and_the_others_are_sent(number: int) -> None:
+    maildrop = Counting([b"1\r\n", b"2\r\n", b"3\r\n"], broken={number: 0})
+    reader = Reader(maildrop, "s")
+    replies = [whole(b"1\r\n"), whole(b"2\r\n"), whole(b"3\r\n")]
+    replies[number - 1] = b"-ERR [SYS/TEMP] The message is not there any more, or not as it was\r\n"
+    assert b"".join(run(reader, range(1, 4))) == b"".join(replies)
+    assert reader.failed == {number}
+
+
+def test_who_has_asked_for_a_range_has_what_follows_read_ahead_then() -> None:
+    maildrop = Counting([b"x\r\n"] * 100)
+    reader = Reader(maildrop, "s")
+    run(reader, range(1, 5))
+    assert maildrop.read == [1, 2, 3, 4]
+    run(reader, retr(maildrop, 5))
+    assert reader.cached(retr(maildrop, 6)) == whole(b"x\r\n")
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
+def test_ranges_have_the_same_numbers_in_the_same_order(numbers: list[int]) -> None:
+    ranges = in_turn(numbers)
+    assert [number for one in ranges for number in one] == numbers
+    assert all(first.stop != second.start for first, second in pairwise(ranges)), "no two that could be one"
 
 
 @pytest.mark.parametrize("size", [0, 100, 30_000])

@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from services.pop3d import reader as reader_module
+from services.pop3d import retrieval as retrieval_module
 from services.pop3d.actions import Retrieve
 from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
+from services.pop3d.busy_poll import SECONDS, BusyPoll
 from services.pop3d.host import Host
 from services.pop3d.maildir import MaildirLocation
 from services.pop3d.maildrop import Maildrop
@@ -34,6 +37,7 @@ class World:
     def __init__(self, places: int) -> None:
         self.ahead = Ahead(places)
         self.arrivals = Arrivals()
+        self.busy_poll = BusyPoll(lambda: self.jobs)
         self.jobs = 0
         self.mail = ThreadPoolExecutor(4)
         self.taken = b""
@@ -124,6 +128,30 @@ def test_the_next_ones_are_read_while_the_client_handles_these() -> None:
             await retrieval.settle()
         firsts = [first for first, _ in maildrop.several_calls]
         assert firsts == sorted(set(firsts))
+
+    run(work)
+
+
+@pytest.mark.parametrize(("seconds", "polls"), [(SECONDS / 2, FIRST - 2), (SECONDS * 2, 0)])
+def test_for_a_client_that_asks_at_once_the_next_command_is_looked_for_without_sleep(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, polls: int
+) -> None:
+    now = 100.0
+    started = []
+
+    async def work(world: World) -> None:
+        nonlocal now
+        monkeypatch.setattr(reader_module, "QUICK", 10.0)
+        monkeypatch.setattr(retrieval_module, "time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr(world.busy_poll, "start", started.append)
+        maildrop = Slow()
+        retrieval = world.retrieval(maildrop)
+        for number in range(1, FIRST + 1):
+            await world.ask(retrieval, retr(maildrop, number))
+            now += seconds
+        assert len(started) == polls
+        await world.ask(retrieval, retr(maildrop, FIRST + 1))
+        assert len(started) == polls, "a thread is at work"
 
     run(work)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pop3d.session import MAX_ERRORS, Session
-from services.pop3d.terms import Terms
+from services.pop3d.session import MANY, MAX_ERRORS, Session
+from services.pop3d.terms import NEVER, Terms
 from services.pop3d.transaction import LISTING_BLOCK
 from tests.support.pop3 import Driver, FakeMaildrop
 
@@ -364,6 +364,38 @@ def test_whole_or_in_pieces_the_session_is_the_same(data: bytes, step: int, logg
             driver.log_in()
         drivers.append((driver.send(data, size), driver.closed, driver.maildrop.committed, driver.logins))
     assert drivers[0] == drivers[1] == drivers[2]
+
+
+retrievals = st.builds(
+    lambda line, end: line + end,
+    st.one_of(
+        st.integers(0, 5).map(lambda number: b"RETR %d" % number),
+        st.sampled_from([b"RETR 1", b"RETR 2", b"RETR 3", b"DELE 2", b"RSET", b"RETR 02", b"retr 1", b"RETR 1 ", b"X"]),
+        st.sampled_from([b"UIDL", b"QUIT", b"RETR 99999999999", b"TOP 1 0", b"RETR"]),
+    ),
+    st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n"]),
+)
+
+
+@given(st.lists(retrievals, max_size=20).map(b"".join), st.integers(0, 9), st.sampled_from([NEVER, 0]))
+def test_many_retrievals_at_a_time_are_the_same_as_one_by_one(data: bytes, step: int, expire: int) -> None:
+    results = []
+    for together in (False, True):
+        terms = Terms(tls_offered=False, plain_allowed=True, expire=expire)
+        driver = Driver(FakeMaildrop(MESSAGES), terms=terms, together=together)
+        driver.log_in()
+        answer = driver.send(data, step)
+        results.append((answer, driver.closed, driver.maildrop.committed, driver.session.statistics))
+    assert results[0] == results[1]
+
+
+def test_retrievals_are_taken_many_at_a_time_but_not_all() -> None:
+    bob = Driver(FakeMaildrop(MESSAGES), together=True)
+    bob.log_in()
+    answer = bob.send(b"RETR 2\r\n" * (2 * MANY + 5) + b"RETR 3\r\nNOOP\r\nRETR 1")
+    assert bob.several == [MANY, MANY, 4]
+    assert answer.count(b"l3\r\n.\r\n") == 2 * MANY + 5
+    assert answer.endswith(b"+OK 0 octets\r\n.\r\n+OK\r\n")
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.pop3d.ahead import Ahead
 from services.pop3d.arrivals import Arrivals
+from services.pop3d.busy_poll import BusyPoll
 from services.pop3d.clock import Clock
 from services.pop3d.connection import Connection
 from services.pop3d.counting import make_counters
@@ -41,6 +42,7 @@ class OnlyHost:
         self.counters = make_counters()
         self.jobs = 0
         self.arrivals = Arrivals()
+        self.busy_poll = BusyPoll(lambda: self.jobs)
         self.ahead = Ahead()
         self._connections: set[Connection] = set()
         self._clock = Clock(self._connections, self.patience.often)
