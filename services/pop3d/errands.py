@@ -93,7 +93,7 @@ class Errands:
             case Retrieve():
                 assert self._maildrop is not None
                 self._retrieval = self._retrieval or Retrieval(self._host, self._client, self._maildrop)
-                self._start(self._retrieval.send(self._run(action)))
+                self._start(self._retrieval.send(self._run(action), self._more))
             case Commit():
                 self._start(self._commit(action))
             case _:
@@ -172,9 +172,8 @@ class Errands:
     def _run(self, first: Retrieve) -> Sequence[Item]:
         """Gather pipelined retrievals and the replies between them, to be read together."""
         items: list[Item] = [first]
-        others_log_in = self._host.arrivals.others(self._client.id, self._loop.time())
-        most = FEW if others_log_in else MANY
-        if not others_log_in and first.lines is None and (numbers := self._session.retrievals()):
+        most = FEW if self._others_log_in else MANY
+        if most == MANY and first.lines is None and (numbers := self._session.retrievals()):
             return in_turn([first.number, *numbers])
         while len(items) < most:
             action = self._session.next()
@@ -183,6 +182,16 @@ class Errands:
                 break
             items.append(action)
         return items
+
+    def _more(self) -> Sequence[Item]:
+        """Return what else is to be read, so that this begins before the last of what was asked for first is sent."""
+        if self._deferred is not None or self._others_log_in:
+            return []
+        return in_turn(self._session.retrievals())
+
+    @property
+    def _others_log_in(self) -> bool:
+        return self._host.arrivals.others(self._client.id, self._loop.time())
 
     async def _end_retrieval(self) -> set[int]:
         """Have nobody read the maildrop any more; returns the messages that were asked for and not sent."""

@@ -241,7 +241,7 @@ def in_turn(numbers: Sequence[int]) -> list[range]:
     """Return messages as ranges, which are one where each number follows on the one before."""
     ranges: list[range] = []
     start = 0
-    for at in range(1, len(numbers) + 1):
+    for at in range(1, len(numbers) + 1 if numbers else 0):
         if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
             ranges.append(range(numbers[start], numbers[at - 1] + 1))
             start = at

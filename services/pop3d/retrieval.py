@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -65,8 +65,8 @@ class Retrieval:
             self._host.busy_poll.start(self._asked)
         return reply
 
-    async def send(self, items: Sequence[Item]) -> None:
-        """Send messages, and the replies between them.
+    async def send(self, items: Sequence[Item], more: Callable[[], Sequence[Item]] = tuple) -> None:
+        """Send messages, and the replies between them, and then what ``more`` returns, until that is nothing.
 
         Raises TemporaryError or OSError when the connection must be cut: see Reader.read.
         """
@@ -77,7 +77,7 @@ class Retrieval:
         try:
             await self._make_room(many)
             block = await self._read()
-            while not reader.done and not self._client.lost:
+            while not self._client.lost and self._goes_on(more):
                 following = self._read()  # while this one is on its way
                 self._client.write([block])
                 await self._client.writable()
@@ -88,6 +88,12 @@ class Retrieval:
         finally:
             if not (reader.holding and ahead.has(self)):
                 self.rest()
+
+    def _goes_on(self, more: Callable[[], Sequence[Item]]) -> bool:
+        """Tell whether there is something to be read, if need be of what the client has asked for meanwhile."""
+        if self._reader.done and (items := more()):
+            self._reader.start(items, ahead=False)
+        return not self._reader.done
 
     def rest(self) -> None:
         """Keep nothing in memory that the client may never ask for."""

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,16 @@ from tests.support.pop3 import FakeMaildrop
 GONE = b"-ERR [SYS/TEMP] The message is not there any more, or not as it was\r\n"
 
 
+class Threads(ThreadPoolExecutor):
+    """Count what they are given to do."""
+
+    given = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.given += 1
+        return super().submit(*args, **kwargs)
+
+
 class World:
     """The host, and the client that takes everything at once."""
 
@@ -39,11 +49,13 @@ class World:
         self.arrivals = Arrivals()
         self.busy_poll = BusyPoll(lambda: self.jobs)
         self.jobs = 0
-        self.mail = ThreadPoolExecutor(4)
+        self.mail = Threads(4)
         self.taken = b""
+        self.given: list[int] = []  # what had been by the time of each write
 
     def write(self, out: list[bytes]) -> None:
         self.taken += b"".join(out)
+        self.given.append(self.mail.given)
 
     async def writable(self) -> None:
         pass
@@ -128,6 +140,29 @@ def test_the_next_ones_are_read_while_the_client_handles_these() -> None:
             await retrieval.settle()
         firsts = [first for first, _ in maildrop.several_calls]
         assert firsts == sorted(set(firsts))
+
+    run(work)
+
+
+def test_what_is_asked_for_meanwhile_is_read_while_the_last_is_on_its_way() -> None:
+    async def work(world: World) -> None:
+        maildrop = Slow()
+        retrieval = world.retrieval(maildrop)
+        runs = [[range(3, 6), range(9, 10)], [range(50, 101)]]
+        await retrieval.send([range(1, 3)], lambda: runs.pop(0) if runs else [])
+        numbers = [1, 2, 3, 4, 5, 9, *range(50, 101)]
+        assert world.taken == b"".join(whole(b"%d\r\n" % number) for number in numbers)
+        assert world.given == [2, 3, 3]
+
+    run(work)
+
+
+def test_for_a_client_that_is_gone_nothing_more_is_read() -> None:
+    async def work(world: World) -> None:
+        maildrop = Slow()
+        world.lost = True
+        await world.retrieval(maildrop).send([range(1, 3)], lambda: [range(3, 6)])
+        assert maildrop.several_calls == [(1, 2)]
 
     run(work)
 
