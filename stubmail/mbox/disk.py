@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stubmail.mbox.errors import MboxError, NotMbox
+from stubmail.mbox.errors import MboxError, NoRoom, NotMbox
 
 PIECE = 1 << 20  # octets read or written at a time
 
@@ -24,7 +24,14 @@ def failures(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MboxError(_FULL.get(error.errno or 0, "4.3.0"), f"mailbox {path}: {error}") from error
+        if code := _FULL.get(error.errno or 0):
+            raise NoRoom(code, f"mailbox {path}: {error}") from error
+        raise MboxError("4.3.0", f"mailbox {path}: {error}") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room on the disk, or in the user's quota of it."""
+    return isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in _FULL)
 
 
 @contextlib.contextmanager

@@ -11,5 +11,9 @@ class MailboxBusy(MboxError):
     """Another program held the mailbox's lock for as long as the caller was ready to wait."""
 
 
+class NoRoom(MboxError):
+    """The disk, or the user's quota of it, is full (4.3.1, 4.2.2)."""
+
+
 class NotMbox(MboxError):
     """What stands at the path is no mbox: not a regular file, or one that does not begin with a ``From `` line."""

@@ -109,7 +109,7 @@ class MailboxLock:
         draft = Path(f"{self._dotlock}.stub")
         disk.remove(draft)
         with disk.closing(disk.create(draft)) as fd:
-            disk.write(fd, f"{os.getpid()}:{socket.gethostname()}\n{_place()}\n".encode(), 0)
+            _sign(fd)
             self._inode = os.fstat(fd).st_ino
         try:
             disk.link(draft, self._dotlock)
@@ -136,9 +136,18 @@ class MailboxLock:
         return True
 
 
+def _sign(fd: int) -> None:
+    """Write into a dotlock whose it is. On a full disk it stays empty, and will do: whoever deletes mail makes room."""
+    try:
+        disk.write(fd, f"{os.getpid()}:{socket.gethostname()}\n{_place()}\n".encode(), 0)
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+
+
 def is_stale(content: bytes, age: float, uptime: float) -> bool:
     """Whether a dotlock with this content, untouched for ``age`` seconds, was left behind; we hold the fcntl lock."""
-    if not content:  # a power failure empties files that were written to right before
+    if not content:  # the disk was full; and a power failure empties files that were written to right before
         return age > min(uptime, STALE_SECONDS)
     first, _, second = content.decode("utf-8", "replace").partition("\n")
     pid, _, host = first.partition(":")

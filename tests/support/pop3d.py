@@ -34,6 +34,7 @@ class Pop3d:
     """A running pop3d. ``settings`` are lines of [pop3d]; both ports are chosen by the system."""
 
     def __init__(self, directory: Path, users: str, settings: str = "", admin: str = "") -> None:
+        self.wrapper: list[str] = []  # a command that starts another
         self.users = directory / "users.toml"
         self.users.write_text(users)
         self.config = directory / "stub.conf"
@@ -47,7 +48,7 @@ class Pop3d:
         self.lines: list[str] = []
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "services.pop3d", "--config", str(self.config)]
+        command = [*self.wrapper, sys.executable, "-m", "services.pop3d", "--config", str(self.config)]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

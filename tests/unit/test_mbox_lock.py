@@ -1,6 +1,7 @@
 """The delivery lock against other threads, other programs and what dead ones left behind."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
@@ -159,6 +160,20 @@ def test_a_dotlock_that_others_have_taken_over_is_not_removed(mailbox: Path) -> 
         dotlock(mailbox).rename(mailbox.parent / "old")
         dotlock(mailbox).write_text("0")
     assert dotlock(mailbox).read_text() == "0"
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_room_for_an_empty_dotlock(mailbox: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def full(_fd: int, _data: bytes, _offset: int) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with MailboxLock(mailbox):
+        assert dotlock(mailbox).read_bytes() == b""
+        assert not legacy_can_lock(mailbox)
+        with pytest.raises(MailboxBusy), MailboxLock(mailbox, timeout=0):
+            pass
+    assert [path.name for path in mailbox.parent.iterdir()] == ["bob"]
 
 
 def test_refresh_touches_the_dotlock(mailbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
