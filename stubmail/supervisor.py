@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -148,6 +149,7 @@ def supervise(children: Sequence[Child], *, drain_seconds: float = 30.0) -> int:
         loop.add_signal_handler(signal.SIGHUP, supervisor.signal, signal.SIGHUP)
         return await supervisor.run()
 
+    gc.freeze()  # what is there now stays to the end, and even that would begin with a look through all of it
     return asyncio.run(run())
 
 

@@ -7,6 +7,7 @@ python -m services.post_manager.udp.notifier --config FILE [-v]
 """
 
 import contextlib
+import gc
 import logging
 import select
 import signal
@@ -166,7 +167,9 @@ def main(config: Path, check: bool, verbose: bool) -> None:
         log.event(_log, "listening", address=f"{address}:{port}")
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # also while the database is waited for
         with contextlib.closing(service.await_database(section, 2)) as database:
-            Notifier(listener, database, Counters(section.spool)).run()
+            notifier = Notifier(listener, database, Counters(section.spool))
+            gc.freeze()  # what is there now stays to the end
+            notifier.run()
 
 
 if __name__ == "__main__":
