@@ -78,6 +78,9 @@ class Exchange:
     ``nonce`` is fresh and cannot be guessed: printable ASCII without a comma. ``binding`` returns the channel's data
     for a type of binding (RFC 5929), or nothing when it has none; ``plus``: the client chose the mechanism -PLUS;
     ``plus_offered``: it could have.
+
+    ``identity`` is whom the client would act as, empty for ``name`` itself. Nobody but the caller knows whether both
+    are one account, and the caller must look (RFC 5802 §5.1, attribute a).
     """
 
     def __init__(self, nonce: bytes, binding: Callable[[str], bytes], *, plus: bool, plus_offered: bool) -> None:
@@ -88,7 +91,7 @@ class Exchange:
         self._header = self._client_first = self._server_first = b""
         self._bound = b""
         self._keys: Keys | None = None
-        self.name = b""
+        self.name = self.identity = b""
 
     def first(self, message: bytes) -> None:
         """Take the client's first message; afterwards ``name`` says whose keys are wanted. Raises ScramError."""
@@ -97,8 +100,7 @@ class Exchange:
         self._bound = self._bind(flag)
         name, nonce = _attributes(bare, b"nr")  # an attribute m= in front is an extension that must be understood
         self.name = _unescape(name)
-        if identity and _unescape(_value(identity, b"a")) != self.name:
-            raise ScramError("nobody may log in as another")
+        self.identity = _unescape(_value(identity, b"a")) if identity else b""
         if not _PRINTABLE.fullmatch(nonce):
             raise ScramError("the nonce is not printable")
         self._nonce = nonce + self._nonce

@@ -41,10 +41,10 @@ class ScramUsers:
         made = scram.derive(plain_secret(stored) or secrets.token_hex(), salt, self._iterations)
         return scram_keys(stored) or made
 
-    def find(self, name: bytes) -> User | None:
-        """Return the account with this name or address, in UTF-8."""
+    def find(self, name: bytes, identity: bytes = b"") -> User | None:
+        """Return the account with this name or address, in UTF-8; ``identity`` as in Users.find."""
         try:
-            return self._users.find(name.decode())
+            return self._users.find(name.decode(), identity.decode())
         except UnicodeDecodeError:
             return None
 

@@ -61,22 +61,31 @@ class Users:
     def __len__(self) -> int:
         return len(self._users)
 
-    def authenticate(self, login: str, password: str) -> User | None:
-        """Return the user whom this name or address and password belong to.
+    def authenticate(self, login: str, password: str, identity: str = "") -> User | None:
+        """Return the user whom this name or address and password belong to; ``identity`` as in ``find``.
 
         Every refusal costs the same time: an unknown login, an account without a password, which can never log in,
-        and a wrong password under a scheme that is checked faster than others in use. CPU-bound, see check_password.
+        an identity that is another's, even when the password is right, and a wrong password under a scheme that is
+        checked faster than others in use. CPU-bound, see check_password.
         """
         user = self.find(login)
         stored = user.password if user is not None else ""
-        if stored and check_password(stored, password):
+        if stored and check_password(stored, password) and self.find(login, identity) is user:
             return user
         if not stored or cost(stored) < cost(self._decoy):
             check_password(self._decoy, password)
         return None
 
-    def find(self, login: str) -> User | None:
-        """Return the user whose name or address ``login`` is, in any case: ``alice``, ``alice@alpha.example``."""
+    def find(self, login: str, identity: str = "") -> User | None:
+        """Return the user whose name or address ``login`` is, in any case: ``alice``, ``alice@alpha.example``.
+
+        ``identity`` is whom he would act as, SASL's authorization identity (RFC 4616 §2); empty for himself. He may
+        give any of his own names there; nobody is found when it is somebody else's, or nobody's.
+        """
+        user = self._named(login)
+        return user if not identity or self._named(identity) is user else None
+
+    def _named(self, login: str) -> User | None:
         user = self._by_login.get(login.lower())
         if user is None and "@" in login:
             try:

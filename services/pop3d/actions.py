@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 
 class Listing(Protocol):
@@ -22,11 +22,15 @@ class Listing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Find out whether these credentials open a maildrop, then call ``accept`` or ``refuse``."""
+    """Find out whether these credentials open a maildrop, then call ``accept`` or ``refuse``.
+
+    ``identity`` is whom the client would act as (RFC 4616 §2), empty for whom it logs in as.
+    """
 
     name: bytes
     password: bytes = field(repr=False)
     mechanism: str = "USER"
+    identity: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class DigestLogin:
     challenge: bytes
     digest: bytes
     mechanism: str
+    identity: ClassVar[bytes] = b""  # neither has any
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class ScramLogin:
     name: bytes
     proven: bool
     mechanism: str
+    identity: bytes = b""
 
 
 Credentials = Login | DigestLogin | ScramLogin

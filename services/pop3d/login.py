@@ -163,6 +163,8 @@ class Door:
         now = asyncio.get_running_loop().time()
         name = credentials.name.decode("utf-8", "backslashreplace")
         about: dict[str, Any] = {"address": attempt.address, "login": name, "mechanism": credentials.mechanism}
+        if credentials.identity:
+            about["identity"] = credentials.identity.decode("utf-8", "backslashreplace")
         known = self.verifier.find(credentials.name)  # by any of his names
         # Those of strangers may be long and many.
         user = hashlib.blake2b(known.name.encode() if known else credentials.name.lower(), digest_size=16).hexdigest()

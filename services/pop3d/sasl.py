@@ -35,9 +35,8 @@ class Plain:
         fields = response.split(b"\0")
         if len(fields) != 3 or not fields[1]:
             raise SaslError("The response is not in the form of PLAIN")
-        if fields[0] not in (b"", fields[1]):
-            raise SaslError("Nobody may log in as another here")
-        return Login(fields[1], fields[2], "PLAIN")
+        identity, name, password = fields
+        return Login(name, password, "PLAIN", identity)
 
 
 class UserAndPassword:
@@ -102,7 +101,7 @@ class Scram:
     def _final(self, response: bytes) -> Step:
         answer = self._exchange.final(response)
         if answer is None:
-            return ScramLogin(self._exchange.name, False, self._mechanism)
+            return self._login(proven=False)
         self._step = self._end
         return answer
 
@@ -110,7 +109,10 @@ class Scram:
         """The client has seen that this server knows its password too, and has nothing more to say."""
         if response:
             raise SaslError("The exchange has ended")
-        return ScramLogin(self._exchange.name, True, self._mechanism)
+        return self._login(proven=True)
+
+    def _login(self, *, proven: bool) -> ScramLogin:
+        return ScramLogin(self._exchange.name, proven, self._mechanism, self._exchange.identity)
 
 
 def parse_response(line: bytes) -> bytes:

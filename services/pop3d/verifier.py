@@ -41,7 +41,7 @@ class Verifier:
             case DigestLogin():
                 return self._check_digest(credentials)
             case ScramLogin():
-                user = self.find(credentials.name)
+                user = self.find(credentials.name, credentials.identity)
                 able = user is not None and (plain_secret(user.password) or scram_keys(user.password))
                 return user if able and credentials.proven else None
 
@@ -52,23 +52,24 @@ class Verifier:
         except UnicodeDecodeError:
             return self._scram.keys(name)
 
-    def find(self, name: bytes) -> User | None:
-        """Return the user with this name or address, in UTF-8."""
+    def find(self, name: bytes, identity: bytes = b"") -> User | None:
+        """Return the user with this name or address, in UTF-8; ``identity`` as in Users.find."""
         try:
-            return self.users.find(prepared(name.decode()))
+            return self.users.find(prepared(name.decode()), prepared(identity.decode()))
         except UnicodeDecodeError:
             return None
 
     def _check_password(self, login: Login) -> User | None:
         """Check a name and a password as they came; both are UTF-8 in the users file."""
         try:
-            name, password = login.name.decode(), login.password.decode()
+            name, identity = prepared(login.name.decode()), prepared(login.identity.decode())
+            password = login.password.decode()
         except UnicodeDecodeError:  # cannot match, must take as long
             self.users.authenticate("", login.password.decode("utf-8", "replace"))
             return None
-        user = self.users.authenticate(prepared(name), prepared(password))
+        user = self.users.authenticate(name, prepared(password), identity)
         if user is None and prepared(password) != password:  # the users file may have it as it was typed
-            user = self.users.authenticate(prepared(name), password)
+            user = self.users.authenticate(name, password, identity)
         return user
 
     def _check_digest(self, login: DigestLogin) -> User | None:

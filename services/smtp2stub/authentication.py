@@ -47,19 +47,19 @@ class Authenticator:
         async with self._turn(network(peer)):
             user = await loop.run_in_executor(self._passwords, _authenticate, users, login, password)
             known = await self._known(user, peer)
-        if identity and users.find(identity.decode("utf-8", "replace")) is not known:
-            raise PermanentError("5.7.8", "nobody may act as somebody else")
-        return known
+        return _itself(known, users.find(login.decode(), identity.decode("utf-8", "replace")))
 
     async def scram_keys(self, name: bytes, peer: str) -> Keys:
         """Return what SCRAM needs of an account, or what looks like it. Raises TemporaryError 4.7.0, as ``check``."""
         async with self._turn(network(peer)):
             return await asyncio.get_running_loop().run_in_executor(self._passwords, self._scram.keys, name)
 
-    async def proven(self, name: bytes, peer: str, *, proven: bool) -> User:
-        """Return the account after an exchange of SCRAM. Raises as ``check``."""
+    async def proven(self, name: bytes, peer: str, identity: bytes = b"", *, proven: bool) -> User:
+        """Return the account after an exchange of SCRAM; ``identity`` as in ``check``. Raises as ``check``."""
+        accounts = self._scram
         async with self._turn(network(peer)):
-            return await self._known(self._scram.find(name) if proven else None, peer)
+            known = await self._known(accounts.find(name) if proven else None, peer)
+        return _itself(known, accounts.find(name, identity))
 
     async def _known(self, user: User | None, peer: str) -> User:
         if user is None or user.address is None:
@@ -82,6 +82,13 @@ class Authenticator:
                 self._turns[name] = semaphore, present
             else:
                 del self._turns[name]
+
+
+def _itself(user: User, acting: User | None) -> User:
+    """Return the account that may act as the one it wants to. Raises PermanentError 5.7.8."""
+    if acting is not user:
+        raise PermanentError("5.7.8", "nobody may act as somebody else")
+    return user
 
 
 def _authenticate(users: Users, login: bytes, password: bytes) -> User | None:

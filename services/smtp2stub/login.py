@@ -56,4 +56,4 @@ class Login:
             raise PermanentError("5.5.2", f"that is no SCRAM message: {error}") from error
         if answer is not None:
             await self._ask(answer)  # RFC 4954 §4: there is no data in 235, so the proof of ours is one more challenge
-        return await self._authenticator.proven(exchange.name, self._peer, proven=answer is not None)
+        return await self._authenticator.proven(exchange.name, self._peer, exchange.identity, proven=answer is not None)

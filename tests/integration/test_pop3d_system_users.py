@@ -3,6 +3,7 @@
 The users are real ones that the test makes; their mailboxes are in /var/mail, where they would be.
 """
 
+import base64
 import os
 import poplib
 import shutil
@@ -181,6 +182,20 @@ def test_all_refusals_are_the_same(tmp_path: Path, unix: Machine) -> None:
             client.log_in(unix.one.name.encode(), b"x" * 240),
         }
         assert answers == {b"-ERR [AUTH] Authentication failed"}
+
+
+def plain(client: Client, name: str, identity: str = "", password: str = PASSWORD) -> bytes:
+    """Log in by AUTH PLAIN, to act as ``identity``."""
+    return client.ask(b"AUTH PLAIN " + base64.b64encode(f"{identity}\0{name}\0{password}".encode()))
+
+
+def test_nobody_acts_as_somebody_else(tmp_path: Path, unix: Machine) -> None:
+    deliver(unix.one, ONE)
+    one, two = unix.one.name, unix.two.name
+    with serving(tmp_path, unix) as server, Client(server.port) as client:
+        for identity in (two, "root", "no-such-user", f"{one}@alpha.example"):
+            assert plain(client, one, identity) == b"-ERR [AUTH] Authentication failed"
+        assert plain(client, one, one).startswith(b"+OK maildrop has 1 ")
 
 
 def test_users_below_the_least_uid_cannot_log_in(tmp_path: Path, unix: Machine) -> None:

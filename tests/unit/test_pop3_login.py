@@ -1,6 +1,7 @@
 """From credentials to a maildrop: who gets in, what a failure costs, and that it costs nobody else."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,9 +37,13 @@ def clock() -> Clock:
 
 
 def attempt(
-    name: bytes, password: bytes, network: str = "192.0.2.1", gone: Callable[[], bool] = lambda: False
+    name: bytes,
+    password: bytes,
+    network: str = "192.0.2.1",
+    gone: Callable[[], bool] = lambda: False,
+    identity: bytes = b"",
 ) -> tuple[Attempt, Login]:
-    return Attempt("session", network, network, gone), Login(name, password)
+    return Attempt("session", network, network, gone), Login(name, password, identity=identity)
 
 
 def run(
@@ -114,6 +119,25 @@ def test_everything_else_is_refused_alike_after_a_delay(
 
     run(tmp_path, clock, work)
     assert clock.slept == [0.25]
+
+
+@pytest.mark.parametrize("identity", [b"odd", b"nobody", b"\xff"])
+def test_who_would_act_as_another_is_refused_as_for_a_wrong_password(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, identity: bytes
+) -> None:
+    async def work(door: Door) -> None:
+        refused = await refusal(door, attempt(b"bob", "secr\u00e9t".encode(), identity=identity))
+        assert (refused.code, refused.text) == ("AUTH", "Authentication failed")
+        user, maildrop = await door.login(*attempt(b"bob", "secr\u00e9t".encode(), identity=b"Bob@beta.example"))
+        assert user.name == "bob"
+        maildrop.close()
+
+    caplog.set_level(logging.INFO, "pop3d")
+    run(tmp_path, clock, work)
+    assert clock.slept == [0.25]
+    [line] = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert "login=bob " in line
+    assert " identity=" in line
 
 
 def test_delays_grow_for_one_network_and_not_for_another(tmp_path: Path, clock: Clock) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from services.pop3d.actions import Credentials, DigestLogin, Login, ScramLogin
 from services.pop3d.verifier import Verifier
+from stubmail.address import Address
 from stubmail.passwords import scram_keys, scram_password
 from stubmail.scram import Keys, matches
 from stubmail.users import User, Users
@@ -80,6 +81,38 @@ def test_a_password_that_the_users_file_has_as_it_was_typed() -> None:
 )
 def test_what_is_not_bobs(stored: str, login: Credentials) -> None:
     assert verifier(stored).check(login) is None
+
+
+def acting(identity: bytes, name: bytes = b"bob", password: str = "s\u00e9cret") -> list[Credentials]:
+    """Credentials of both kinds that say whom to act as."""
+    return [Login(name, password.encode(), "PLAIN", identity), ScramLogin(name, True, "SCRAM-SHA-256", identity)]
+
+
+def two(stored: str) -> Verifier:
+    """Knows bob, and carol, who has the same password."""
+    addresses = {"bob": "bob@beta.example", "carol": "carol@beta.example"}
+    return Verifier(Users([User(name, Address.parse(each), stored, "mbox:x") for name, each in addresses.items()]))
+
+
+@pytest.mark.parametrize("stored", [SCRAM, PLAIN], ids=["SCRAM", "PLAIN"])
+@pytest.mark.parametrize("name", [b"bob", b"Bob@Beta.Example"])
+@pytest.mark.parametrize(
+    "identity", [b"", b"bob", b"BOB", b"bob@beta.example", b"Bob@BETA.example.", "b\u00adob".encode()]
+)
+def test_who_acts_as_himself_may_give_any_of_his_names(stored: str, name: bytes, identity: bytes) -> None:
+    """RFC 4616 \u00a72 and RFC 5802 \u00a75.1: both names are compared as accounts, not as octets."""
+    for login in acting(identity, name):
+        user = two(stored).check(login)
+        assert user is not None and user.name == "bob"
+
+
+@pytest.mark.parametrize("stored", [SCRAM, PLAIN], ids=["SCRAM", "PLAIN"])
+@pytest.mark.parametrize(
+    "identity", [b"carol", b"carol@beta.example", b"nobody", b"bob@alpha.example", b"\xff", b"\0", "\u0007é".encode()]
+)
+def test_nobody_acts_as_somebody_else(stored: str, identity: bytes) -> None:
+    for login in (*acting(identity), *acting(identity, b"no one"), *acting(identity, b"\xff")):
+        assert two(stored).check(login) is None
 
 
 @pytest.mark.parametrize("login", [apop("s\u00e9cret"), cram("s\u00e9cret")])

@@ -70,7 +70,8 @@ def test_the_channel_is_bound() -> None:
         (b"p=tls-unique,,", False, True),
         (b"x,,", False, False),
         (b",,", False, False),
-        (b"n,a=other,", False, False),
+        (b"n,a=,", False, False),
+        (b"n,a=o=ther,", False, False),
         (b"n,user,", False, False),
     ],
 )
@@ -79,9 +80,14 @@ def test_headers_that_contradict(header: bytes, plus: bool, offered: bool) -> No
         prove(exchange(plus=plus, offered=offered), header)
 
 
-@pytest.mark.parametrize("header", [b"n,,", b"y,,", b"n,a=user,"])
-def test_headers_that_agree(header: bytes) -> None:
-    assert prove(exchange(), header)
+@pytest.mark.parametrize(
+    ("header", "identity"),
+    [(b"n,,", b""), (b"y,,", b""), (b"n,a=user,", b"user"), (b"n,a=User@a=2Cb,", b"User@a,b")],
+)
+def test_headers_that_agree(header: bytes, identity: bytes) -> None:
+    one = exchange()
+    assert prove(one, header)
+    assert (one.name, one.identity) == (b"user", identity)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from stubmail.passwords import hash_password, scram_password
 from stubmail.scram_users import ScramUsers
 from stubmail.users import User, Users
 from tests.support.gateway import ALICE, USERS, Client, Gateway, gateway
+from tests.support.scram import ScramClient
 
 OPTIONS = Smtp2stub(users=Path("unused"), timeout_seconds=20, trust_loopback=False, allow_plain_auth=True)
 PLAIN, KEPT = USERS[0], replace(USERS[0], password=scram_password("wonderland"))
@@ -61,13 +62,35 @@ def test_a_wrong_proof_and_an_unknown_name_are_the_same(served: Gateway, name: s
         assert client.say(f"MAIL FROM:<{ALICE}>").startswith("530")
 
 
+def acting(client: Client, name: str, identity: str) -> str:
+    """Log in with the right password, to act as ``identity``; returns the last reply."""
+    scram = ScramClient(name, "wonderland", f"n,a={identity},".encode())
+    challenge = client.say(f"AUTH SCRAM-SHA-256 {base64.b64encode(scram.first).decode()}").removeprefix("334 ")
+    signature = client.say(base64.b64encode(scram.final(base64.b64decode(challenge))).decode()).removeprefix("334 ")
+    assert base64.b64decode(signature) == scram.expected
+    return client.say("")
+
+
+@pytest.mark.parametrize(("name", "identity"), [("alice", "Alice@Alpha.Example"), ("alice@alpha.example", "alice")])
+def test_an_account_may_act_as_itself_by_either_of_its_names(served: Gateway, name: str, identity: str) -> None:
+    with served.hello() as client:
+        assert acting(client, name, identity).startswith("235 2.7.0")
+
+
+@pytest.mark.parametrize("identity", ["mallory", "nobody", "alice@beta.example"])
+def test_nobody_acts_as_somebody_else(served: Gateway, identity: str) -> None:
+    with served.hello() as client:
+        assert acting(client, "alice", identity) == "535 5.7.8 nobody may act as somebody else"
+        assert client.say(f"MAIL FROM:<{ALICE}>").startswith("530")
+
+
 @pytest.mark.parametrize(
     "message",
     [
         b"",
         b"n,,n=alice",
         b"p=tls-unique,,n=alice,r=nonce",
-        b"n,a=mallory,n=alice,r=nonce",
+        b"n,a=,n=alice,r=nonce",
         b"n,,m=x,n=alice,r=nonce",
         b"\xff\0",
     ],

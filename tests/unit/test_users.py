@@ -129,6 +129,21 @@ def test_nobody_is_found_by_anything_else(login: str) -> None:
     assert Users([ALICE, BOB]).find(login) is None
 
 
+@pytest.mark.parametrize("identity", ["", "bob", "BOB", "bob@münchen.example", "Bob@xn--mnchen-3ya.example."])
+def test_who_acts_as_himself_is_found_whichever_name_he_gives_himself(identity: str) -> None:
+    users = Users([ALICE, BOB])
+    assert users.find("bob", identity) is users.find("BOB@münchen.example", identity) is BOB
+    assert users.authenticate("bob", "s3cret", identity) is BOB
+    assert users.authenticate("bob", "wrong", identity) is None
+
+
+@pytest.mark.parametrize("identity", ["alice", "alice@alpha.example", "nobody", "bob@alpha.example", "bob\0", " "])
+def test_nobody_acts_as_somebody_else(identity: str) -> None:
+    users = Users([ALICE, BOB])
+    assert users.find("bob", identity) is None
+    assert users.authenticate("bob", "s3cret", identity) is None
+
+
 def test_all_users_in_their_order() -> None:
     users = Users([BOB, ALICE])
     assert (list(users), len(users)) == ([BOB, ALICE], 2)
@@ -155,17 +170,20 @@ def test_authenticate() -> None:
 
 @pytest.mark.parametrize("known", [[ALICE], [BOB], [ALICE, BOB], [CAROL], []])
 @pytest.mark.parametrize("login", ["alice", "bob", "carol", "nobody"])
-def test_every_refusal_costs_the_same(known: list[User], login: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dearest scheme in use is paid for exactly once, whoever asks."""
+@pytest.mark.parametrize(("identity", "right"), [("", False), ("alice", False), ("no one", False), ("no one", True)])
+def test_every_refusal_costs_the_same(
+    known: list[User], login: str, identity: str, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dearest scheme in use is paid for exactly once, whoever asks, and ``right`` though the password may be."""
     users = Users(known)
     paid: list[int] = []
 
     def check(stored: str, password: str) -> bool:
         paid.append(cost(stored))
-        return False
+        return right
 
     monkeypatch.setattr(module, "check_password", check)
-    assert users.authenticate(login, "wrong") is None
+    assert users.authenticate(login, "guess", identity) is None
     dearest = max((cost(user.password) for user in known if user.password), default=0)
     assert sum(paid) == dearest
     assert paid

@@ -19,6 +19,7 @@ from services.pop3d.server import Bound, Server
 from services.pop3d.settings import Pop3d
 from services.pop3d.system.calls import KNOCK, MAX_CALL, MAX_OCTETS, Answer, CallError, Done, HandOver, Login
 from services.pop3d.system.landlock import forbid_files
+from services.pop3d.system.pam import nobodys
 from services.pop3d.system.refusals import EqualTimes
 from services.pop3d.system.relay import Relay
 from services.pop3d.tls import ServerContext, load_certificate
@@ -122,10 +123,11 @@ class SystemDoor(Door):
         """Return a process that has checked the password and opened the maildrop; None when it is wrong."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        # PAM is asked about who would act as another too, and refuses as it does for any wrong password.
+        itself = password.identity in (b"", password.name)
+        secret = password.password if itself else nobodys()
         try:
-            login = Login(
-                attempt.session, attempt.address, password.name.decode("latin-1"), password.password.decode("latin-1")
-            )
+            login = Login(attempt.session, attempt.address, password.name.decode("latin-1"), secret.decode("latin-1"))
             with theirs:
                 socket.send_fds(self._keeper, [KNOCK], [theirs.fileno()])
             ours.send(login.to_wire())
