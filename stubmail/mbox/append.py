@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stubmail import log
-from stubmail.mbox import disk, rewrite
+from stubmail.mbox import disk, plan, rewrite
 from stubmail.mbox.errors import MboxError
 from stubmail.mbox.format import ToStored, from_line, to_stored
 from stubmail.mbox.scan import separator
@@ -161,7 +161,7 @@ def _create(path: Path, mailbox: int, owner: str, messages: Sequence[Delivery]) 
             disk.write(journal, data, length)
             length += len(data)
         ids = [message.id for message in messages]
-        anchor = rewrite.anchor(mailbox, offset)
+        anchor = plan.anchor(mailbox, offset)
         batch = _Batch(status.st_ino, offset, anchor, len(lead), length, whole.hexdigest(), owner, ids)
         text = json.dumps({field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}).encode()
         disk.write(journal, text + _FOOTER.pack(len(text), disk.hash_of([text]), _MAGIC), length)
@@ -231,7 +231,7 @@ def _has_place(mailbox: int, batch: _Batch) -> bool:
     return (
         status.st_ino == batch.inode
         and status.st_size >= batch.offset
-        and rewrite.anchor(mailbox, batch.offset) == batch.anchor
+        and plan.anchor(mailbox, batch.offset) == batch.anchor
     )
 
 

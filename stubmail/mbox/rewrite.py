@@ -13,19 +13,18 @@ The journal, all of it reserved before the mailbox is touched, so that a full di
 """
 
 import contextlib
-import dataclasses
-import json
 import logging
 import os
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from stubmail import log
 from stubmail.mbox import disk
 from stubmail.mbox.errors import MboxError
+from stubmail.mbox.plan import Plan
 from stubmail.mbox.scan import separator
 
 WINDOW = 16 << 20  # octets; two of them are what a rewrite may need of the disk
@@ -44,58 +43,12 @@ _MAGIC = b"stub-rewrite 1\r\n"
 _FLAG_AT = 48
 _CUTTING = b"nothing but cut\n"
 _SLOT = struct.Struct(">QQ24s")
-_MARK = b"\0stub-rewrite\0\0\0"  # no From_ line, and nothing else that is appended, begins with a NUL
-_CONTEXT = 4096
-
-
-def anchor(fd: int, offset: int) -> str:
-    """Return a hash of what precedes ``offset``: when it differs later, others have rewritten the file."""
-    return disk.hash_of([disk.read(fd, min(offset, _CONTEXT), max(0, offset - _CONTEXT))]).hex()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Plan:
-    inode: int
-    size: int
-    first: int  # offset of the first octet that changes
-    kept: list[tuple[int, int]]  # ranges behind it, in order
-    total: int  # octets in them
-    anchor: str
-    window: int  # octets that move at a time
-
-    @property
-    def new_size(self) -> int:
-        return self.first + self.total
-
-    @property
-    def mark(self) -> bytes:
-        return _MARK[: self.size - self.new_size]
-
-    @property
-    def windows(self) -> int:
-        return -(-self.total // self.window)
-
-    def format(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode()
-
-    def sources(self, number: int) -> Iterator[tuple[int, int]]:
-        """The ranges of the old file that window ``number`` is made of."""
-        skip, left = number * self.window, self.window
-        for start, end in self.kept:
-            if skip >= end - start:
-                skip -= end - start
-                continue
-            if left == 0:
-                return
-            taken = min(left, end - start - skip)
-            yield start + skip, start + skip + taken
-            skip, left = 0, left - taken
 
 
 class _Rewrite:
     """A rewrite under way: the open mailbox, the open journal, and the plan in it."""
 
-    def __init__(self, mailbox: int, journal: int, plan: _Plan) -> None:
+    def __init__(self, mailbox: int, journal: int, plan: Plan) -> None:
         self.plan = plan
         self.touched = False  # whether the mailbox may differ from what it was
         self._mailbox = mailbox
@@ -125,15 +78,6 @@ class _Rewrite:
         """Whether a file that was marked has been cut since, whatever was appended to it then."""
         at, mark = self.plan.new_size, self.plan.mark
         return os.fstat(self._mailbox).st_size < self.plan.size or disk.read(self._mailbox, len(mark), at) != mark
-
-    def is_possible(self) -> bool:
-        """Whether the mailbox is the one that the plan was made for."""
-        status = os.fstat(self._mailbox)
-        return (
-            status.st_ino == self.plan.inode
-            and status.st_size >= self.plan.size
-            and anchor(self._mailbox, self.plan.first) == self.plan.anchor
-        )
 
     def cut(self) -> None:
         """End the rewrite."""
@@ -176,7 +120,7 @@ def cut_out(path: Path, mailbox: int, gaps: list[tuple[int, int]], refresh: Refr
 
     Raises OSError or MboxError; then the file is as it was, or ``heal`` will complete what was begun.
     """
-    plan = _plan(mailbox, gaps)
+    plan = Plan.without(gaps, mailbox, WINDOW)
     with disk.closing(_create(_journal(path), plan)) as journal:
         rewrite = _Rewrite(mailbox, journal, plan)
         try:
@@ -206,7 +150,7 @@ def heal(path: Path, mailbox: int, refresh: Refresh) -> None:
             else:
                 disk.sync(mailbox)
                 disk.drop(_journal(path))
-        elif rewrite.is_possible():
+        elif rewrite.plan.fits(mailbox):
             rewrite.run(refresh)
             _finish(path, mailbox, rewrite, refresh)
             log.event(_logger, "healed", rewrite=path)
@@ -231,7 +175,7 @@ def _finish(path: Path, mailbox: int, rewrite: _Rewrite, refresh: Refresh) -> No
         # Who appended may have ended the last message, which has gone: another must not grow by those empty lines.
         ends = re.match(rb"[\r\n]*(?=From )", disk.read(mailbox, 16, end))
         end += ends.end() if ends else 0
-    plan = _plan(mailbox, [(start, end)])
+    plan = Plan.without([(start, end)], mailbox, WINDOW)
     with disk.closing(_create(draft, plan)) as journal:
         disk.rename(draft, _journal(path))
         rest = _Rewrite(mailbox, journal, plan)
@@ -239,16 +183,7 @@ def _finish(path: Path, mailbox: int, rewrite: _Rewrite, refresh: Refresh) -> No
         _finish(path, mailbox, rest, refresh)
 
 
-def _plan(mailbox: int, gaps: list[tuple[int, int]]) -> _Plan:
-    status = os.fstat(mailbox)
-    edges = [offset for gap in gaps for offset in gap] + [status.st_size]
-    kept = [(start, end) for start, end in zip(edges[1::2], edges[2::2], strict=True) if start < end]
-    total = sum(end - start for start, end in kept)
-    first = gaps[0][0]
-    return _Plan(status.st_ino, status.st_size, first, kept, total, anchor(mailbox, first), min(WINDOW, max(total, 1)))
-
-
-def _create(path: Path, plan: _Plan) -> int:
+def _create(path: Path, plan: Plan) -> int:
     """Write a new journal; it is whole on disk, and so is its name, when this returns."""
     text = plan.format()
     with contextlib.ExitStack() as undo:
@@ -274,7 +209,7 @@ def _load(mailbox: int, journal: int) -> _Rewrite | None:
     text = disk.read(journal, length, _HEADER.size)
     if disk.hash_of([text]) != digest:
         return None
-    return _Rewrite(mailbox, journal, _Plan(**json.loads(text)))
+    return _Rewrite(mailbox, journal, Plan.parse(text))
 
 
 def _journal(path: Path) -> Path:
