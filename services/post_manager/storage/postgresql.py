@@ -13,6 +13,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from services.post_manager.storage.engines import BUSY_SECONDS, DURABLE, MODE, MOST_CONNECTIONS, READ, RELAXED
+from services.post_manager.storage.schema import ENDED, posts_by_end
 
 CONNECT_SECONDS = 5  # for each address of the server
 STATEMENT_SECONDS = 30
@@ -34,6 +35,7 @@ _SESSION = {
     "lock_timeout": f"{BUSY_SECONDS:.0f}s",
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
 }
+posts_by_end.dialect_options["postgresql"]["where"] = ENDED
 _READ_ONLY = "25006"  # the server is, or has become, a standby
 
 
