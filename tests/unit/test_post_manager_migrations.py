@@ -215,7 +215,7 @@ def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM posts").fetchone() == (0,)
 
 
-def test_only_a_step_to_make_loads_alembic(tmp_path: Path) -> None:
+def test_only_a_step_to_make_loads_alembic_and_only_postgresql_its_dialect(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "store.db")
     with contextlib.closing(Database(url)) as database:
         schema.prepare(database)
@@ -223,6 +223,7 @@ def test_only_a_step_to_make_loads_alembic(tmp_path: Path) -> None:
         "import sys\nfrom services.post_manager import service\n"
         "from services.post_manager.storage import database, schema\n"
         f"store = database.Database({url!r}); schema.prepare(store); schema.check(store); store.close()\n"
-        "sys.exit('alembic' in sys.modules or 'psycopg' in sys.modules)"
+        "print({'alembic', 'psycopg', 'sqlalchemy.dialects.postgresql'} & set(sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
