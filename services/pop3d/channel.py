@@ -62,6 +62,8 @@ class Channel:
         self.received += len(data)
         if self._tls is None:
             return data
+        if self._tls.closed:
+            return b""  # RFC 8446 §6.1: it is ignored; the TLS library would keep it, however much it is
         try:
             return self._tls.receive(data)
         except ssl.SSLError:

@@ -183,8 +183,8 @@ class Connection(asyncio.Protocol):
     # What errands call
 
     def write(self, out: list[bytes]) -> None:
-        """Send octets."""
-        if out and (data := b"".join(out)):
+        """Send octets; behind the last words they go nowhere."""
+        if out and not self._closing and (data := b"".join(out)):
             self._deadlines.active(self._loop.time())
             self._channel.write(data)
 

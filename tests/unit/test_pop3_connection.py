@@ -2,7 +2,10 @@
 
 import asyncio
 import ipaddress
+import logging
+import ssl
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ class Transport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed
+        assert not self.half_closed
         self.written += data
 
     def pause_reading(self) -> None:
@@ -212,6 +216,38 @@ def test_who_hangs_up_before_the_handshake_is_gone_at_once(tmp_path: Path) -> No
         end(connection)
 
     run(work)
+
+
+def test_of_tls_that_breaks_while_messages_are_on_their_way_nothing_but_the_alert_is_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        world = World(tmp_path)
+        connection, transport = world.connect(implicit_tls=True)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = ssl.create_default_context(cafile=CERT).wrap_bio(incoming, outgoing, server_hostname="localhost")
+        for _ in range(2):
+            with suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            connection.data_received(outgoing.read())
+            incoming.write(transport.written)
+            transport.written = b""
+        tls.write(b"USER bob\r\nPASS x\r\n")
+        connection.data_received(outgoing.read())
+        await until(lambda: not world.server.jobs)
+        tls.write(b"RETR 1\r\n" * 10)
+        connection.data_received(outgoing.read())
+        transport.written = b""
+        connection.data_received(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        assert transport.half_closed
+        alert = transport.written
+        await until(lambda: not world.server.jobs)
+        assert transport.written == alert != b""
+        end(connection)
+        await until(lambda: not world.server.sessions)
+
+    run(work)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_maildrop_opened_for_a_client_that_is_gone_is_closed_again(tmp_path: Path) -> None:
