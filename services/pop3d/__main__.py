@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,20 @@ def read_settings(config: Path, flags: dict[str, Any]) -> Pop3d:
             overridden.add(f"STUBMAIL_POP3D_{key}".upper())
     environ = {key: value for key, value in os.environ.items() if key.removesuffix("__FILE") not in overridden}
     service: Pop3d = settings.read(data, "pop3d", Pop3d, environ)
+    if service.system_users and not service.system_domains:
+        service = replace(service, system_domains=_domains(data, environ))
     if not service.listen and not service.tls_listen:
         raise settings.ConfigError("[pop3d] listen and tls_listen are both empty: there is nothing to listen on")
     if service.tls_listen and service.tls_cert is None:
         raise settings.ConfigError("[pop3d] tls_listen needs tls_cert and tls_key")
     return service
+
+
+def _domains(data: dict[str, Any], environ: dict[str, str]) -> list[str]:
+    """Return what [domain], which pop3d can do without, says whose mail this is. Raises ConfigError."""
+    if "domain" not in data and "STUBMAIL_DOMAIN_NAME" not in environ:
+        return []
+    return [settings.read(data, "domain", settings.Domain, environ).name]
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def _system(service: Pop3d) -> str:
     people.group(service.mail_group)
     if not is_configured(service.pam_service):
         raise ConfigError(f"there is no /etc/pam.d/{service.pam_service}: nobody, or anybody, can log in")
-    return f"PAM service {service.pam_service}: there; mail at {service.system_maildrop}"
+    names = [f"NAME@{domain}" for domain in sorted(service.domains_of_users)]
+    also = f"; {' and '.join(names)} {'is' if len(names) == 1 else 'are'} NAME" if names else ""
+    return f"PAM service {service.pam_service}: there; mail at {service.system_maildrop}{also}"
 
 
 def _certificate(service: Pop3d) -> str:

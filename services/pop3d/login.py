@@ -165,9 +165,8 @@ class Door:
         about: dict[str, Any] = {"address": attempt.address, "login": name, "mechanism": credentials.mechanism}
         if credentials.identity:
             about["identity"] = credentials.identity.decode("utf-8", "backslashreplace")
-        known = self.verifier.find(credentials.name)  # by any of his names
         # Those of strangers may be long and many.
-        user = hashlib.blake2b(known.name.encode() if known else credentials.name.lower(), digest_size=16).hexdigest()
+        user = hashlib.blake2b(self._account(credentials.name), digest_size=16).hexdigest()
         delay = 0.0
         for by, delays, whose in (
             ("address", self._rules.by_network, attempt.network),
@@ -179,6 +178,11 @@ class Door:
                 event(logger, "attacked", attempt.session, logging.WARNING, by=by, **about)
         event(logger, "refused", attempt.session, **about, delay=f"{delay:.2f}")
         return delay
+
+    def _account(self, name: bytes) -> bytes:
+        """Return what failures with this name count for: an account has one name for all that it goes by."""
+        known = self.verifier.find(name)
+        return known.name.encode() if known else name.lower()
 
     async def _open(self, user: User) -> Maildrop:
         loop = asyncio.get_running_loop()

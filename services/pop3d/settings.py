@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.pop3d.system.people import check_template
+from stubmail.address import AddressError, parse_domain
 from stubmail.cli import parse_listen
 from stubmail.settings import ConfigError, items, setting
 
@@ -24,6 +25,9 @@ class Pop3d:
     maildir: Path | None = setting(None, "the Maildir of that one account")
     system_users: bool = setting(
         False, "instead of users, those of this machine, by PAM, each session under its user's uid; started as root"
+    )
+    system_domains: list[str] = items(
+        [], "domains whose addresses are names of system users too: USER@DOMAIN is USER; default: [domain] name"
     )
     system_maildrop: str = setting(
         "mbox:/var/mail/%u", "where the mail of system users is; %u is the name, ~/ the home directory"
@@ -82,7 +86,7 @@ class Pop3d:
                 raise ConfigError(f"[pop3d] {name} must be from {least} to {most}")
         if self.admin_listen:
             parse_listen(self.admin_listen)
-        _ = self.networks
+        _ = self.networks, self.domains_of_users
 
     @property
     def warning(self) -> str:
@@ -90,6 +94,14 @@ class Pop3d:
         if self.idle_seconds >= LEAST_IDLE_SECONDS:
             return ""
         return f"idle_seconds is {self.idle_seconds:g}, and clients may count on {LEAST_IDLE_SECONDS} (RFC 1939 §3)"
+
+    @property
+    def domains_of_users(self) -> frozenset[str]:
+        """The domains in ``system_domains``, as parse_domain has them."""
+        try:
+            return frozenset(map(parse_domain, self.system_domains))
+        except AddressError as error:
+            raise ConfigError(f"[pop3d] system_domains: {error}") from error
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -198,6 +198,56 @@ def test_nobody_acts_as_somebody_else(tmp_path: Path, unix: Machine) -> None:
         assert plain(client, one, one).startswith(b"+OK maildrop has 1 ")
 
 
+def test_a_whole_address_is_the_user_and_pam_sees_the_user_alone(tmp_path: Path, unix: Machine) -> None:
+    deliver(unix.one, ONE)
+    one, seen = unix.one.name, tmp_path / "seen"
+    script = tmp_path / "note"
+    script.write_text(f'#!/bin/sh\necho "$PAM_USER" >> {seen}\n')
+    script.chmod(0o755)
+    service = Path(f"/etc/pam.d/{unix.service}-note")
+    service.write_text(
+        f"auth optional pam_exec.so {script}\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n"
+    )
+    noting = Machine(unix.one, unix.two, service.name)
+    addresses = [f"{one}@alpha.example", f"{one}@ALPHA.example", f"{one}@m\u00fcnchen.example"]
+    try:
+        with serving(tmp_path, noting, 'system_domains = ["alpha.example", "M\u00fcnchen.example"]') as server:
+            for address in addresses:
+                with Client(server.port) as client:
+                    assert client.log_in(address.encode(), PASSWORD.encode()).startswith(b"+OK maildrop has 1 ")
+                    assert client.ask(b"QUIT").startswith(b"+OK")
+                with Client(server.tls_port, tls=True) as client:
+                    assert plain(client, address, one).startswith(b"+OK")
+                with Client(server.port) as client:
+                    assert plain(client, one, address).startswith(b"+OK")
+            server.logged(" ended ", f"user={one} ", "reason=quit")
+            assert set(seen.read_text().split()) == {one}
+            with Client(server.port) as client:
+                for name in (f"{one}@beta.example", f"{one}@", "root@alpha.example", "no-such-user@alpha.example"):
+                    assert plain(client, name) == b"-ERR [AUTH] Authentication failed"
+                assert plain(client, addresses[0], unix.two.name) == b"-ERR [AUTH] Authentication failed"
+                assert plain(client, addresses[0], password="wrong") == b"-ERR [AUTH] Authentication failed"
+    finally:
+        service.unlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "served"),
+    [
+        ("", False),
+        ('[domain]\nname = "Alpha.Example"', True),
+        ('system_domains = ["beta.example"]\n[domain]\nname = "alpha.example"', False),
+    ],
+)
+def test_the_domain_of_the_other_services_is_served_unless_others_are_named(
+    tmp_path: Path, unix: Machine, settings: str, served: bool
+) -> None:
+    deliver(unix.one, ONE)
+    with serving(tmp_path, unix, settings) as server, Client(server.port) as client:
+        answer = plain(client, f"{unix.one.name}@alpha.example")
+        assert answer.startswith(b"+OK") if served else answer == b"-ERR [AUTH] Authentication failed"
+
+
 def test_users_below_the_least_uid_cannot_log_in(tmp_path: Path, unix: Machine) -> None:
     deliver(unix.one, ONE)
     with serving(tmp_path, unix, f"system_min_uid = {unix.one.uid + 1}") as server, Client(server.port) as client:
@@ -481,6 +531,7 @@ def test_sighup_brings_a_new_certificate(tmp_path: Path, unix: Machine) -> None:
         ('login_user = "mail"', os.EX_CONFIG, "mail is in mail"),
         ('mail_group = "root"', os.EX_CONFIG, "must not be root's"),
         ('system_maildrop = "mbox:/var/mail/all"', os.EX_CONFIG, "system_maildrop must be"),
+        ('system_domains = ["alpha.example", "a b"]', os.EX_CONFIG, "[pop3d] system_domains: 'a b' is not a domain"),
         ('users = "users.toml"', os.EX_CONFIG, "exclude each other"),
         ('listen = "192.0.2.1:0"', os.EX_UNAVAILABLE, "cannot listen on 192.0.2.1"),
     ],
@@ -496,7 +547,9 @@ def test_check_says_what_is_there_and_what_is_not(tmp_path: Path, unix: Machine)
     command = [sys.executable, "-m", "services.pop3d", "--check"]
     result = start(tmp_path, unix, "", command=command)
     assert (result.returncode, result.stderr) == (0, "")
-    assert f"PAM service {unix.service}: there; mail at mbox:/var/mail/%u" in result.stdout
+    assert f"PAM service {unix.service}: there; mail at mbox:/var/mail/%u\n" in result.stdout
+    result = start(tmp_path, unix, 'system_domains = ["Beta.example", "alpha.example"]', command=command)
+    assert "mail at mbox:/var/mail/%u; NAME@alpha.example and NAME@beta.example are NAME\n" in result.stdout
     result = start(tmp_path, Machine(unix.one, unix.two, "no-such-service"), "", command=command)
     assert result.returncode == os.EX_CONFIG
     assert "there is no /etc/pam.d/no-such-service" in result.stderr

@@ -5,6 +5,8 @@ import pwd
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.pop3d.system import people
 from services.pop3d.system.people import Person
@@ -37,6 +39,52 @@ def test_a_user_and_its_groups() -> None:
     assert (found.name, found.uid, found.gid) == ("nobody", entry.pw_uid, entry.pw_gid)
     assert entry.pw_gid in found.groups
     assert people.find(b"nobody", entry.pw_uid + 1) is None
+
+
+DOMAINS = frozenset({"alpha.example", "xn--mnchen-3ya.example"})
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        "alice",
+        "alice@alpha.example",
+        "alice@Alpha.EXAMPLE",
+        "alice@alpha.example.",
+        "alice@m\u00fcnchen.example",
+        "alice@xn--mnchen-3ya.example",
+    ],
+)
+def test_an_address_in_one_of_the_domains_is_the_users_name(login: str) -> None:
+    assert people.unix_name(login.encode(), DOMAINS) == b"alice"
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        b"",
+        b"@",
+        b"alice@",
+        b"@alpha.example",
+        b"alice@beta.example",
+        b"alice@sub.alpha.example",
+        b"alice@alpha.example\0",
+        b"alice@alpha.example..",
+        b"alice@alpha.example@beta.example",
+        b"alice@\xff",
+        b"alice@[192.0.2.1]",
+        b"alice@" + b"\xc3\xbc" * 6000,
+    ],
+)
+def test_any_other_name_stays_as_it_is(login: bytes) -> None:
+    assert people.unix_name(login, DOMAINS) == login
+    assert people.unix_name(b"alice@alpha.example", frozenset()) == b"alice@alpha.example"
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40) | st.sampled_from([b"alpha.example", b"beta.example"]))
+def test_no_name_is_made_that_was_not_in_front(local: bytes, domain: bytes) -> None:
+    login = local + b"@" + domain
+    assert people.unix_name(login, DOMAINS) in (login, login.rpartition(b"@")[0])
 
 
 @pytest.mark.parametrize(

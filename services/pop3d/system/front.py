@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,6 +17,7 @@ from services.pop3d.login import Attempt, Door, Elsewhere, Handed, Refused, Rule
 from services.pop3d.maildrop import Maildrop
 from services.pop3d.server import Bound, Server
 from services.pop3d.settings import Pop3d
+from services.pop3d.system import people
 from services.pop3d.system.calls import KNOCK, MAX_CALL, MAX_OCTETS, Answer, CallError, Done, HandOver, Login
 from services.pop3d.system.landlock import forbid_files
 from services.pop3d.system.pam import nobodys
@@ -41,7 +42,9 @@ class Front(Server):
         self._keeper = keeper
         alarm = partial(self.counters.add, "attacks")
         sessions = partial(MailSession, settings.write_seconds, self.counters)
-        self.door = SystemDoor(self._rules, self._passwords, self.mail, keeper, sessions, alarm)
+        self.door = SystemDoor(
+            self._rules, self._passwords, self.mail, keeper, sessions, alarm, settings.domains_of_users
+        )
         self._reloads: set[asyncio.Task[None]] = set()
         self._pems = b""
 
@@ -71,7 +74,7 @@ class Front(Server):
 
 
 class SystemDoor(Door):
-    """Lets in whom a session process lets in."""
+    """Lets in whom a session process lets in; who gives an address in one of ``domains`` is the user of that name."""
 
     def __init__(
         self,
@@ -81,10 +84,12 @@ class SystemDoor(Door):
         keeper: socket.socket,
         sessions: Callable[[socket.socket, str], "MailSession"],
         alarm: Callable[[], None],
+        domains: Set[str],
     ) -> None:
         super().__init__(Users([]), rules, passwords, mail, _no_maildrop, alarm=alarm)
         self._keeper = keeper
         self._sessions = sessions
+        self._domains = domains
         self._times = EqualTimes()
         self._undecided = 0  # logins that wait for PAM
 
@@ -123,11 +128,12 @@ class SystemDoor(Door):
         """Return a process that has checked the password and opened the maildrop; None when it is wrong."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        name = people.unix_name(password.name, self._domains)
         # PAM is asked about who would act as another too, and refuses as it does for any wrong password.
-        itself = password.identity in (b"", password.name)
+        itself = not password.identity or people.unix_name(password.identity, self._domains) == name
         secret = password.password if itself else nobodys()
         try:
-            login = Login(attempt.session, attempt.address, password.name.decode("latin-1"), secret.decode("latin-1"))
+            login = Login(attempt.session, attempt.address, name.decode("latin-1"), secret.decode("latin-1"))
             with theirs:
                 socket.send_fds(self._keeper, [KNOCK], [theirs.fileno()])
             ours.send(login.to_wire())
@@ -146,6 +152,9 @@ class SystemDoor(Door):
         if answer.code == "AUTH":
             return None
         raise Refused(answer.code, answer.text)
+
+    def _account(self, name: bytes) -> bytes:
+        return super()._account(people.unix_name(name, self._domains))
 
 
 class MailSession:

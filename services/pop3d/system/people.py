@@ -5,9 +5,11 @@ import os
 import pwd
 import re
 import stat
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from stubmail.address import AddressError, parse_domain
 from stubmail.errors import PermanentError
 from stubmail.settings import ConfigError
 
@@ -24,6 +26,20 @@ class Person:
     gid: int
     groups: tuple[int, ...]
     home: str
+
+
+def unix_name(login: bytes, domains: Set[str]) -> bytes:
+    """Return the name that a login stands for: ``alice`` for ``alice@alpha.example``, if that domain is one of these.
+
+    Any other login is a name as it came, in any octets. Names are told apart by case, as Unix does, domains are not;
+    ``domains`` are in the form of parse_domain.
+    """
+    name, _, domain = login.rpartition(b"@")
+    try:
+        served = parse_domain(domain.decode()) in domains
+    except (UnicodeDecodeError, AddressError):
+        served = False
+    return name if name and served else login
 
 
 def find(name: bytes, least_uid: int) -> Person | None:
