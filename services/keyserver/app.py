@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from flask import Flask, Response, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from services.keyserver.directory import Directory
@@ -109,15 +110,19 @@ def create_app(
         return Response(gauge + counters.format(), content_type="text/plain; version=0.0.4")
 
     def failed(error: Exception) -> Response:
-        status, public, detail = _judge(error)
-        counters.add(f"refused-{status}")
-        level = logging.ERROR if status >= 500 and status != 501 else logging.INFO
-        event(_log, "refused", level=level, status=status, reason=detail, path=request.path, client=request.remote_addr)
-        return _text(status, public)
+        return _refuse(error, counters)
 
-    for kind in (HkpError, StubmailError, HTTPException, OSError):
+    for kind in (HkpError, StubmailError, HTTPException, ParseException, OSError):
         app.register_error_handler(kind, failed)
     return app
+
+
+def _refuse(error: Exception, counters: Counters) -> Response:
+    status, public, detail = _judge(error)
+    counters.add(f"refused-{status}")
+    level = logging.ERROR if status >= 500 and status != 501 else logging.INFO
+    event(_log, "refused", level=level, status=status, reason=detail, path=request.path, client=request.remote_addr)
+    return _text(status, public)
 
 
 def _judge(error: Exception) -> tuple[int, str, str]:
@@ -130,6 +135,8 @@ def _judge(error: Exception) -> tuple[int, str, str]:
         return 403, error.text, error.text
     if isinstance(error, RequestEntityTooLarge):
         return 413, f"a request may have {MAX_REQUEST} octets", "too large"
+    if isinstance(error, ParseException):  # the header was HTTP, the body's chunks are not
+        return 400, "this is no HTTP", str(error)
     if isinstance(error, HTTPException):
         return error.code or 500, error.name, error.name
     return 503, "try again later", str(error)  # gpg tries again

@@ -189,6 +189,21 @@ def test_what_is_no_http_request_is_refused_in_plain_text_and_counted(tmp_path: 
         assert 'keyserver_requests_total{result="refused-414"} 1\n' in page
 
 
+@pytest.mark.parametrize("chunks", [b"zz\r\nabc\r\n0\r\n\r\n", b"5\r\nabc\r\n0\r\n\r\n", b"5\r\nabcdeXX0\r\n\r\n"])
+def test_a_body_in_chunks_that_are_none_is_refused_and_nothing_behind_it_is_a_request(
+    tmp_path: Path, chunks: bytes
+) -> None:
+    with running(tmp_path) as server:
+        head = b"POST /pks/add HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        answer = say(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        assert answer.count(b"HTTP/1.") == 1, answer
+        page = say(server, b"GET /metrics HTTP/1.0\r\n\r\n").decode()
+        assert 'keyserver_requests_total{result="refused-400"} 1\n' in page
+        log = server.log.read_text()
+        assert "Traceback" not in log and log.count(" refused ") == 1, log
+
+
 def say(server: Running, request: bytes) -> bytes:
     """Send a request, and return all that comes back."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
