@@ -4,8 +4,10 @@ What is kept moves down in windows. Before a window is overwritten its new octet
 ``PATH.stub-rewrite``; what later windows are made of lies behind it and is still untouched. The file is cut last.
 Until the next opener comes, a legacy program may append at the end that it finds, so the opener must learn whether
 the file was cut before: the octets at the new end get a mark first, and a mark that is still there says no.
+Where nothing moves, the file is only cut, which is one step; the journal then is empty, and takes no room.
 
-The journal, all of it reserved before the mailbox is touched, so that a full disk is found out in time:
+The journal, all of it reserved before the mailbox is touched, so that a full disk is found out in time; where there
+is little room, windows are small:
 
     header (64 octets): magic, length of the plan, its hash; a flag set when nothing but the cut is left to do
     plan: JSON with the file's inode and size, the ranges that are kept, and a hash of what precedes the first change
@@ -27,7 +29,9 @@ from stubmail.mbox.errors import MboxError
 from stubmail.mbox.plan import Plan
 from stubmail.mbox.scan import separator
 
-WINDOW = 16 << 20  # octets; two of them are what a rewrite may need of the disk
+WINDOW = 16 << 20  # octets; two of them are what a rewrite likes to take of the disk
+LEAST = 512  # octets of a window when there is little room; of the block that a disk has at least, two need a quarter
+MOST = 4096  # windows, each of which is waited for twice, when there is little room
 
 Refresh = Callable[[], None]  # called often, to show that the holder of the lock is alive
 
@@ -69,6 +73,16 @@ class _Rewrite:
         disk.sync(self._mailbox)
         disk.write(self._journal, _CUTTING, _FLAG_AT)
         disk.sync(self._journal)
+
+    def try_out(self) -> None:
+        """Write the first window's place as it is: a file system that copies on writing may lack the room for that."""
+        first = self.plan.first
+        disk.copy(self._mailbox, first, first + self.plan.window, self._mailbox, first)
+        disk.sync(self._mailbox)
+
+    def free(self) -> None:
+        """Give back the room that windows took: a marked file needs them no more."""
+        disk.truncate(self._journal, self._slots_at)
 
     def is_marked(self) -> bool:
         """Whether nothing but the cut was left to do."""
@@ -118,18 +132,45 @@ class _Rewrite:
 def cut_out(path: Path, mailbox: int, gaps: list[tuple[int, int]], refresh: Refresh = _no_refresh) -> None:
     """Take ranges (ascending, apart, none empty, inside the file) out of the locked file open as ``mailbox``.
 
-    Raises OSError or MboxError; then the file is as it was, or ``heal`` will complete what was begun.
+    Raises OSError or MboxError; then the file is as it was, or ``heal`` will complete what was begun. Only when there
+    is no room on the disk, a range at the end may have gone, and the others not. A range at the end alone needs none.
     """
-    plan = Plan.without(gaps, mailbox, WINDOW)
-    with disk.closing(_create(_journal(path), plan)) as journal:
+    start, end = gaps[-1]
+    at_end = end == os.fstat(mailbox).st_size
+    if len(gaps) == 1 and at_end:
+        _cut_end(path, mailbox, start)
+        return
+    try:
+        journal, plan = _create(_journal(path), Plan.without(gaps, mailbox, WINDOW))
+    except OSError as error:
+        if not (at_end and disk.is_full(error)):
+            raise
+        _cut_end(path, mailbox, start)  # this gives room for a journal
+        cut_out(path, mailbox, gaps[:-1], refresh)
+        return
+    with disk.closing(journal):
         rewrite = _Rewrite(mailbox, journal, plan)
         try:
+            if plan.window < min(plan.total, WINDOW):
+                rewrite.try_out()
             rewrite.run(refresh)
         except (OSError, MboxError):
             if not rewrite.touched:
                 disk.drop(_journal(path))
             raise
         _finish(path, mailbox, rewrite, refresh)
+
+
+def _cut_end(path: Path, mailbox: int, size: int) -> None:
+    """Cut the file, of which nothing moves: no octets need be kept, and an empty journal will do.
+
+    Without it a killed cut might not be on disk yet when others append; after a power failure the old octets would
+    be back behind the new. It need not outlive a power failure itself.
+    """
+    with disk.closing(disk.create(_journal(path))):
+        disk.truncate(mailbox, size)
+        disk.sync(mailbox)
+    disk.remove(_journal(path))
 
 
 def heal(path: Path, mailbox: int, refresh: Refresh) -> None:
@@ -142,7 +183,8 @@ def heal(path: Path, mailbox: int, refresh: Refresh) -> None:
         disk.sync(journal)
         disk.sync_directory(_journal(path))
         rewrite = _load(mailbox, journal)
-        if rewrite is None:  # it was never whole on disk, so nothing has been done
+        if rewrite is None:  # it was never whole on disk, so nothing has moved; the end may have been cut off
+            disk.sync(mailbox)
             disk.drop(_journal(path))
         elif rewrite.is_marked():
             if not rewrite.is_cut():
@@ -168,6 +210,7 @@ def _finish(path: Path, mailbox: int, rewrite: _Rewrite, refresh: Refresh) -> No
         rewrite.cut()
         disk.drop(_journal(path))
         return
+    rewrite.free()
     draft = Path(f"{_journal(path)}.new")
     disk.remove(draft)
     start, end = rewrite.plan.new_size, rewrite.plan.size
@@ -175,27 +218,45 @@ def _finish(path: Path, mailbox: int, rewrite: _Rewrite, refresh: Refresh) -> No
         # Who appended may have ended the last message, which has gone: another must not grow by those empty lines.
         ends = re.match(rb"[\r\n]*(?=From )", disk.read(mailbox, 16, end))
         end += ends.end() if ends else 0
-    plan = Plan.without([(start, end)], mailbox, WINDOW)
-    with disk.closing(_create(draft, plan)) as journal:
+    journal, plan = _create(draft, Plan.without([(start, end)], mailbox, WINDOW))
+    with disk.closing(journal):
         disk.rename(draft, _journal(path))
         rest = _Rewrite(mailbox, journal, plan)
         rest.run(refresh)
         _finish(path, mailbox, rest, refresh)
 
 
-def _create(path: Path, plan: Plan) -> int:
-    """Write a new journal; it is whole on disk, and so is its name, when this returns."""
-    text = plan.format()
+def _create(path: Path, plan: Plan) -> tuple[int, Plan]:
+    """Write a new journal; it is whole on disk, and so is its name, when this returns.
+
+    Returns it with the plan in it, which has smaller windows than the given one where there is little room.
+    """
     with contextlib.ExitStack() as undo:
         fd = disk.create(path)
         undo.callback(disk.drop, path)
         undo.callback(os.close, fd)
-        disk.reserve(fd, _HEADER.size + len(text) + min(plan.windows, 2) * (_SLOT.size + plan.window))
+        plan = _reserve(fd, plan)
+        text = plan.format()
         disk.write(fd, _HEADER.pack(_MAGIC, len(text), disk.hash_of([text]), b"") + text, 0)
         disk.sync(fd)
         disk.sync_directory(path)
         undo.pop_all()
-    return fd
+    return fd, plan
+
+
+def _reserve(journal: int, plan: Plan) -> Plan:
+    """Take the room that a journal needs, and return the plan with windows for which there is room."""
+    while True:
+        try:
+            slots = min(plan.windows, 2) * (_SLOT.size + plan.window)
+            disk.reserve(journal, _HEADER.size + len(plan.format()) + slots)
+            return plan
+        except OSError as error:
+            smaller = plan.with_window(plan.window // 2) if plan.window >= 2 * LEAST else None
+            if smaller is None or smaller.windows > MOST or not disk.is_full(error):
+                raise
+            disk.truncate(journal, 0)
+            plan = smaller
 
 
 def _load(mailbox: int, journal: int) -> _Rewrite | None:

@@ -1,13 +1,14 @@
 """A crash at every system call of a delivery or a removal: each message is there once, octet for octet, or will be."""
 
 import errno
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from stubmail.mbox import Delivery, Mbox, MboxError, disk, rewrite
+from stubmail.mbox import Delivery, Mbox, MboxError, NoRoom, disk, rewrite
 from tests.support.graveyard import Graveyard
 from tests.support.power import Crash, Machine
 
@@ -394,9 +395,134 @@ def test_removal_when_one_call_fails(tmp_path: Path, removal: str, error: int) -
             failed = True
         there = place.contents()
         assert there == without(whole, numbers) or (failed and there == whole)
-        if failed and "pwrite bob" not in machine.names:
+        if failed and not {"pwrite bob", "ftruncate bob"} & set(machine.names):
             assert there == whole
         assert place.files() == {"bob"}
         return number > 40
 
     until_it_lives(tmp_path, attempt)
+
+
+@pytest.mark.usefixtures("fewer_steps")
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("removal", ["last", "all"])
+def test_a_cut_killed_before_it_is_on_disk_and_the_power_fails_while_new_mail_is_delivered(
+    tmp_path: Path, removal: str, seed: int
+) -> None:
+    """What was cut off may come back with the power, but not behind a part of the new mail."""
+    machine = Machine()
+    assert remove(filled(tmp_path / "first")[0], REMOVALS[removal], machine)
+    killed = machine.names.index("ftruncate bob") + 2
+
+    def attempt(directory: Path, number: int) -> bool:
+        chance = random.Random(seed * 1000 + number)
+        place, whole = filled(directory)
+        graveyard = Graveyard(place.directory)
+        assert not remove(place, REMOVALS[removal], Machine(stop_at=killed, disk=graveyard))
+        lived = deliver(place, Machine(stop_at=number, disk=graveyard))
+        graveyard.lose(chance)
+        assert deliver(place, Machine())
+        assert place.contents() in ([*without(whole, REMOVALS[removal]), *OURS.values()], [*whole, *OURS.values()])
+        return lived
+
+    assert until_it_lives(tmp_path, attempt) > 20
+
+
+class TestLittleRoom:
+    """The disk has not the room that a rewrite would like to take."""
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rewrite, "LEAST", 40)
+
+    @pytest.mark.parametrize("torn", [None, 0.3])
+    @pytest.mark.parametrize("legacy", ["none", "careful"])
+    def test_smaller_steps_killed_at_every_call(self, tmp_path: Path, legacy: str, torn: float | None) -> None:
+        def attempt(directory: Path, number: int) -> bool:
+            place, whole = filled(directory)
+            machine = Machine(stop_at=number, torn=torn, room=700)
+            lived = remove(place, REMOVALS["some"], machine)
+            late = place.legacy_append(legacy)
+            assert place.contents() in ([*without(whole, REMOVALS["some"]), *late], [*whole, *late])
+            assert place.files() == {"bob"}
+            if lived:
+                assert machine.names.count("fallocate bob.stub-rewrite") > 1
+            return lived
+
+        assert until_it_lives(tmp_path, attempt) > 20
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_smaller_steps_when_the_power_fails_at_every_call(self, tmp_path: Path, seed: int) -> None:
+        def attempt(directory: Path, number: int) -> bool:
+            place, whole = filled(directory)
+            graveyard = Graveyard(place.directory)
+            lived = remove(place, REMOVALS["some"], Machine(stop_at=number, disk=graveyard, room=700))
+            graveyard.lose(random.Random(seed * 1000 + number))
+            there = place.contents()
+            assert there == without(whole, REMOVALS["some"]) or (there == whole and not lived)
+            assert place.files() == {"bob"}
+            return lived
+
+        assert until_it_lives(tmp_path, attempt) > 20
+
+    @pytest.mark.parametrize("power", [False, True])
+    def test_what_goes_at_the_end_makes_room_for_the_rest(self, tmp_path: Path, power: bool) -> None:
+        numbers = [1, 3, 5, 6, 7]
+
+        def attempt(directory: Path, number: int) -> bool:
+            place, whole = filled(directory)
+            graveyard = Graveyard(place.directory) if power else None
+            lived = remove(place, numbers, Machine(stop_at=number, disk=graveyard, room=0))
+            if graveyard:
+                graveyard.lose(random.Random(number))
+            there = place.contents()
+            assert there == without(whole, numbers) or (there in (whole, whole[:5]) and not lived)
+            assert place.files() == {"bob"}
+            return lived
+
+        assert until_it_lives(tmp_path, attempt) > 20
+
+    @pytest.mark.parametrize("removal", REMOVALS)
+    def test_no_room_at_all_loses_nothing(self, tmp_path: Path, removal: str) -> None:
+        place, whole = filled(tmp_path / "place")
+        numbers = REMOVALS[removal]
+        if removal in ("last", "all"):
+            assert remove(place, numbers, Machine(room=0))
+            assert place.contents() == without(whole, numbers)
+        else:
+            with pytest.raises(NoRoom):
+                remove(place, numbers, Machine(room=0))
+            assert place.contents() == whole
+        assert place.files() == {"bob"}
+
+    def test_late_mail_is_moved_without_more_room(self, tmp_path: Path) -> None:
+        """What the journal has reserved for windows will do for that."""
+
+        def attempt(directory: Path, number: int) -> bool:
+            place, whole = filled(directory)
+            lived = remove(place, REMOVALS["some"], Machine(stop_at=number))
+            late = place.legacy_append("careful")
+            with Machine(room=0):
+                place.mbox("reader").snapshot()
+            assert place.contents() in ([*without(whole, REMOVALS["some"]), *late], [*whole, *late])
+            return lived
+
+        assert until_it_lives(tmp_path, attempt) > 20
+
+    def test_a_file_system_that_copies_what_is_overwritten_is_found_out_in_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place, whole = filled(tmp_path / "place")
+        inode, before = place.path.stat().st_ino, place.path.read_bytes()
+        write = os.pwrite
+
+        def full(fd: int, data: bytes, offset: int) -> int:
+            if os.fstat(fd).st_ino == inode:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(NoRoom):
+            remove(place, REMOVALS["some"], Machine(room=700))
+        assert place.files() == {"bob"}
+        assert (place.path.read_bytes(), place.contents()) == (before, whole)

@@ -6,6 +6,7 @@ for a ``torn`` write, which does a part. A Graveyard that watched can make of th
 """
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -31,10 +32,12 @@ class Machine:
         fail_at: int | None = None,
         error: int = 0,
         disk: Graveyard | None = None,
+        room: int | None = None,
     ) -> None:
         """``torn``: the part of the last write that is done; ``fail_at``: the call that fails with ``error`` instead.
 
         ``disk`` is told of every change; several processes may share it, one after the other.
+        ``room``: octets that can be reserved, more when files are cut.
         """
         self.calls = 0
         self.names: list[str] = []  # of the calls: "pwrite bob"
@@ -46,6 +49,7 @@ class Machine:
         self._real: dict[str, Any] = {}
         self._files: dict[int, os.stat_result] = {}  # what it has opened, and not closed by os.close
         self._disk = disk
+        self._room = room
 
     def __enter__(self) -> Self:
         for name in (*FUNCTIONS, "close"):
@@ -111,12 +115,19 @@ class Machine:
 
     def _ftruncate(self, fd: int, size: int) -> None:
         self.step("ftruncate", fd)
+        if self._room is not None:
+            self._room += os.fstat(fd).st_size - size
         if self._disk:
             self._disk.cut(os.fstat(fd).st_ino, size)
         self._real["ftruncate"](fd, size)
 
     def _posix_fallocate(self, fd: int, offset: int, size: int) -> None:
         self.step("fallocate", fd)
+        if self._room is not None:
+            self._room -= offset + size - os.fstat(fd).st_size
+            if self._room < 0:
+                self._room += offset + size - os.fstat(fd).st_size
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._disk:
             self._disk.wrote(os.fstat(fd).st_ino, offset + size, b"")
         self._real["posix_fallocate"](fd, offset, size)
