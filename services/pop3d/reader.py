@@ -136,9 +136,13 @@ class Reader:
                 break
             if size >= most:
                 return b"".join(block)
-        self.done = True
-        self._pieces = iter(())  # which holds what it made last
+        self.stop()
         return b"".join(block)
+
+    def stop(self) -> None:
+        """End the run, if need be in the middle: it holds a message's file, and what it made last."""
+        self.done = True
+        self._pieces = iter(())
 
     def _render(self, items: Sequence[Item]) -> Iterator[bytes]:
         for at, item in enumerate(items):

@@ -86,6 +86,7 @@ class Retrieval:
             self._client.write([block])
             await self._client.writable()
         finally:
+            reader.stop()
             if not (reader.holding and ahead.has(self)):
                 self.rest()
 

@@ -20,7 +20,7 @@ from services.pop3d.busy_poll import SECONDS, BusyPoll
 from services.pop3d.host import Host
 from services.pop3d.maildir import MaildirLocation
 from services.pop3d.maildrop import Maildrop
-from services.pop3d.reader import FIRST
+from services.pop3d.reader import BLOCK, FIRST
 from services.pop3d.retrieval import Retrieval
 from services.pop3d.wire import retrieved
 from tests.support.pop3 import FakeMaildrop
@@ -163,6 +163,29 @@ def test_for_a_client_that_is_gone_nothing_more_is_read() -> None:
         world.lost = True
         await world.retrieval(maildrop).send([range(1, 3)], lambda: [range(3, 6)])
         assert maildrop.several_calls == [(1, 2)]
+
+    run(work)
+
+
+def test_for_a_client_that_hangs_up_no_message_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    class Large(FakeMaildrop):
+        def content(self, number: int) -> Iterator[bytes]:
+            try:
+                yield from super().content(number)
+            finally:
+                closed.append(number)
+
+    async def work(world: World) -> None:
+        async def hang_up() -> None:
+            world.lost = True
+
+        monkeypatch.setattr(world, "writable", hang_up)
+        retrieval = world.retrieval(Large([b"x" * 10 * BLOCK] * 2, piece=BLOCK))
+        await retrieval.send([range(1, 3)])
+        assert closed == [1], "at once, not when the collector comes by"
+        assert retrieval.failed == set()
 
     run(work)
 
