@@ -17,6 +17,7 @@ from services.pop3d.retrieval import Retrieval
 from services.pop3d.session import MANY, Session
 from stubmail.errors import StubmailError
 from stubmail.log import event
+from stubmail.mbox.disk import is_full
 
 DAY = 86_400  # seconds
 FEW = 8  # retrievals at a time while somebody logs in
@@ -211,7 +212,7 @@ class Errands:
             count, changed = await self._loop.run_in_executor(self._host.mail, update)
         except (StubmailError, OSError) as error:
             event(logger, "failed", self._client.id, logging.ERROR, user=self.user, what="deletion", reason=error)
-            self._session.committed(None)
+            self._session.committed(None, full=is_full(error))
         else:
             self._session.committed(count, changed)
 

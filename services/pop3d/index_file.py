@@ -28,11 +28,11 @@ class IndexFile:
     def __init__(self, path: Path, cache: IndexCache | None = None) -> None:
         self._mbox = path
         self._cache = cache or IndexCache(0)
-        self._path = Path(f"{path}{SUFFIX}")
+        self.path = Path(f"{path}{SUFFIX}")
 
     def load(self) -> Record | None:
         """Return what is there and undamaged, whether or not it fits the mbox of today."""
-        return self._cache.load(self._path, Record)
+        return self._cache.load(self.path, Record)
 
     def fits(self, record: Record) -> bool:
         """Tell whether the mbox is the one that was indexed, untouched since, as far as a quick look shows."""
@@ -47,7 +47,7 @@ class IndexFile:
     def save(self, record: Record) -> None:
         """Put a record in the place of the last one."""
         with suppress(OSError):
-            write_durably(self._path, record.to_wire())
+            write_durably(self.path, record.to_wire())
 
     def memory(self, record: Record | None) -> dict[bytes, Twins]:
         """Return the memory of twins: from the record, else from the second place, else an empty one."""

@@ -14,7 +14,7 @@ from services.pop3d.index_format import Record, without
 from services.pop3d.lock import SessionLock
 from services.pop3d.uidl import assign, format_uid, remember
 from stubmail.errors import PermanentError
-from stubmail.mbox import Mbox, NotMbox, Snapshot
+from stubmail.mbox import Mbox, NoRoom, NotMbox, Snapshot
 from stubmail.mbox.scan import HEAD, begins_like_mbox
 from stubmail.mbox.snapshot import Signature
 
@@ -126,8 +126,12 @@ class MboxMaildrop:
 
     def commit(self, numbers: Sequence[int]) -> int:
         gone = {number - 1 for number in numbers}
-        changed = self._mbox.remove(self._messages, gone).changed
         file = self._file
+        try:
+            changed = self._mbox.remove(self._messages, gone, spare=file.path).changed
+        except NoRoom:
+            file.save(self._record)
+            raise
         memory = remember(self._record.hashes(), self._record.numbers, gone, file.memory(self._record))
         file.save(self._rest(gone, file.keep_memory(memory)))
         return changed

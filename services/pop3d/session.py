@@ -185,14 +185,14 @@ class Session:
         self._authorization.tls_started()
         self._waiting = _Waiting.NOTHING
 
-    def committed(self, count: int | None, changed: int = 0) -> None:
+    def committed(self, count: int | None, changed: int = 0, full: bool = False) -> None:
         """Answer QUIT: so many messages are gone for good, and ``changed`` of them, being others now, stay.
 
-        None: not one is gone (RFC 1939 §6).
+        None: not one is gone, but for want of room on a ``full`` disk some may be (RFC 1939 §6).
         """
         assert self._transaction is not None
         if count is None:
-            text = "Nothing was deleted, try again later"
+            text = "The disk is full: messages were not deleted" if full else "Nothing was deleted, try again later"
             self._queue.insert(0, self._end("quit, deletions failed", err(text, "SYS/TEMP")))
             return
         self._transaction.committed(count)

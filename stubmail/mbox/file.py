@@ -98,13 +98,15 @@ class Mbox:
             seen, now = signature(lock.fd), time.time()
             return Snapshot(self.path, self._scan(lock), seen, settled(seen, now))
 
-    def remove(self, snapshot: Snapshot, numbers: Iterable[int]) -> Removal:
+    def remove(self, snapshot: Snapshot, numbers: Iterable[int], spare: Path | None = None) -> Removal:
         """Delete messages of a snapshot (``numbers`` count from 0, as in the snapshot).
 
         In place, durably when it returns. Mail that came since the snapshot stays; messages that others have removed
         or changed meanwhile are passed over, and of identical twins never more are deleted than were asked for.
+        On a full disk messages at the end can be deleted, others where a little room is found. ``spare`` is a file
+        that may be removed for that.
         Raises IndexError for a number that is not in the snapshot, MboxError when it cannot be done: then nothing is
-        deleted now (if the rewrite itself was cut short, the next opener ends it).
+        deleted now (if the rewrite itself was cut short, the next opener ends it), but at NoRoom perhaps what was last.
         """
         wanted = sorted(set(numbers))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(snapshot):
@@ -118,7 +120,7 @@ class Mbox:
             changed = min(missing, altered(snapshot.index, now)) if missing else 0
             if found:
                 with disk.failures(self.path):
-                    rewrite.cut_out(self.path, lock.fd, _gaps(now, found), lock.refresh)
+                    rewrite.cut_out(self.path, lock.fd, _gaps(now, found), lock.refresh, spare)
         return Removal(len(found), changed)
 
     def _exists(self) -> bool:

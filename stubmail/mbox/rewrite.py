@@ -129,11 +129,19 @@ class _Rewrite:
         disk.sync(self._mailbox)
 
 
-def cut_out(path: Path, mailbox: int, gaps: list[tuple[int, int]], refresh: Refresh = _no_refresh) -> None:
+def cut_out(
+    path: Path,
+    mailbox: int,
+    gaps: list[tuple[int, int]],
+    refresh: Refresh = _no_refresh,
+    spare: Path | None = None,
+) -> None:
     """Take ranges (ascending, apart, none empty, inside the file) out of the locked file open as ``mailbox``.
 
+    A range at the end alone needs no room on the disk. Where there is none for others, first the file ``spare`` is
+    removed, then what is to go at the end.
     Raises OSError or MboxError; then the file is as it was, or ``heal`` will complete what was begun. Only when there
-    is no room on the disk, a range at the end may have gone, and the others not. A range at the end alone needs none.
+    is no room, a range at the end may have gone, and the others not.
     """
     start, end = gaps[-1]
     at_end = end == os.fstat(mailbox).st_size
@@ -143,10 +151,13 @@ def cut_out(path: Path, mailbox: int, gaps: list[tuple[int, int]], refresh: Refr
     try:
         journal, plan = _create(_journal(path), Plan.without(gaps, mailbox, WINDOW))
     except OSError as error:
-        if not (at_end and disk.is_full(error)):
+        if not disk.is_full(error) or not (spare or at_end):
             raise
-        _cut_end(path, mailbox, start)  # this gives room for a journal
-        cut_out(path, mailbox, gaps[:-1], refresh)
+        if spare:
+            disk.remove(spare)
+        else:
+            _cut_end(path, mailbox, start)
+        cut_out(path, mailbox, gaps if spare else gaps[:-1], refresh)
         return
     with disk.closing(journal):
         rewrite = _Rewrite(mailbox, journal, plan)

@@ -74,6 +74,7 @@ class Driver:
         plain_allowed: bool = True,
         refusal: tuple[str, str] | None = None,
         commit_works: bool = True,
+        disk_full: bool = False,
         terms: Terms | None = None,
         together: bool = False,
     ) -> None:
@@ -90,6 +91,7 @@ class Driver:
         self.tls = encrypted
         self._refusal = refusal
         self._commit_works = commit_works
+        self._disk_full = disk_full
         self._together = together
         self.several: list[int] = []  # messages of each of the retrievals that were asked for at a time
         self.greeting = self._output()
@@ -130,7 +132,7 @@ class Driver:
                         changed = self.maildrop.commit(sorted({*action.numbers, *action.retrieved}))
                         self.session.committed(len(self.maildrop.committed or ()) - changed, changed)
                     else:
-                        self.session.committed(None)
+                        self.session.committed(None, full=self._disk_full)
                 case Close():
                     self.closed = action.reason
         return out

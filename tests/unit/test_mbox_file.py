@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NotMbox, Snapshot, rewrite
+from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NoRoom, NotMbox, Snapshot, rewrite
 from stubmail.mbox.snapshot import REGION, settled
 from tests.support.waiting import wait_until
 
@@ -545,6 +545,64 @@ class TestRemoval:
         assert caught.value.code == "4.3.1"
         assert (path.read_bytes(), names(path)) == (ONE + TWO, {"bob"})
         assert read(mbox.snapshot()) == read(snapshot)
+
+    def test_a_spare_file_is_removed_only_for_its_room(
+        self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path.write_bytes(ONE + TWO + ONE)
+        spare = path.parent / "spare"
+        spare.write_bytes(b"x")
+        reserve = os.posix_fallocate
+
+        def full(fd: int, offset: int, size: int) -> None:
+            if spare.exists():
+                raise OSError(errno.ENOSPC, "full")
+            reserve(fd, offset, size)
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        assert mbox.remove(mbox.snapshot(), [2], spare).removed == 1
+        assert spare.exists()
+        assert mbox.remove(mbox.snapshot(), [0], spare).removed == 1
+        assert path.read_bytes() == TWO
+        assert names(path) == {"bob"}
+
+    def test_the_less_room_the_smaller_the_windows(
+        self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rest = b"".join(FROM + b"text %d\n\n" % number for number in range(1000))
+        path.write_bytes(ONE + rest)
+        asked = []
+        reserve = os.posix_fallocate
+
+        def nearly_full(fd: int, offset: int, size: int) -> None:
+            asked.append(size)
+            if size > 4096:
+                raise OSError(errno.EDQUOT, "full")
+            reserve(fd, offset, size)
+
+        monkeypatch.setattr(os, "posix_fallocate", nearly_full)
+        assert mbox.remove(mbox.snapshot(), [0]).removed == 1
+        assert asked[1:] == sorted(asked[1:], reverse=True)
+        assert asked[0] > len(rest)
+        assert 2048 < asked[-1] <= 4096
+        assert path.read_bytes() == rest
+
+    def test_a_rewrite_in_too_many_steps_is_not_begun(
+        self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path.write_bytes(ONE + b"".join(FROM + b"text %d\n\n" % number for number in range(100)))
+        before = path.read_bytes()
+        monkeypatch.setattr(rewrite, "MOST", 4)
+
+        def nearly_full(_fd: int, _offset: int, size: int) -> None:
+            if size < 2048:
+                raise AssertionError("too small")
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(os, "posix_fallocate", nearly_full)
+        with pytest.raises(NoRoom):
+            mbox.remove(mbox.snapshot(), [0])
+        assert (path.read_bytes(), names(path)) == (before, {"bob"})
 
     def test_a_half_rewritten_mailbox_that_others_replaced_is_not_touched(
         self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """An mbox as a maildrop: sizes, ids through everything that may happen, the index, the lock, removal."""
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from services.pop3d.index_file import ATTRIBUTE
 from services.pop3d.maildrop import InUse
 from services.pop3d.mbox_maildrop import MboxLocation, MboxMaildrop
 from stubmail.errors import PermanentError, TemporaryError
-from stubmail.mbox import Delivery, Mbox
+from stubmail.mbox import Delivery, Mbox, NoRoom
 from stubmail.mbox.file import Scanner
 
 FROM = b"From a@b.example Thu Jan  1 00:00:00 2026\n"
@@ -393,3 +394,31 @@ def test_nobody_can_send_a_message_with_the_id_of_another(path: Path) -> None:
     append(path, imported("theirs", "again"))
     assert first not in uids(path), "and no id comes back"
     assert len(set(uids(path))) == 2
+
+
+class TestFullDisk:
+    """No journal can be written."""
+
+    @pytest.fixture(autouse=True)
+    def _full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(_fd: int, _offset: int, _size: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+
+    def test_an_index_whose_room_did_not_help_comes_back(self, path: Path, reads: Callable[[], int]) -> None:
+        write(path, b"one\n", TWIN, TWIN)
+        known = uids(path)
+        with contextlib.closing(MboxLocation(path).open()) as maildrop, pytest.raises(NoRoom):
+            maildrop.commit([1])
+        reads()
+        assert uids(path) == known
+        assert reads() == 0
+
+    def test_ids_outlive_a_removal_at_the_end(self, path: Path) -> None:
+        write(path, b"one\n", TWIN, TWIN)
+        known = uids(path)
+        remove(path, 3)
+        append(path, TWIN)
+        assert uids(path)[:2] == known[:2]
+        assert uids(path)[2] not in known

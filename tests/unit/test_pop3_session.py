@@ -86,6 +86,14 @@ def test_quit_that_fails_says_so_and_nothing_counts_as_deleted() -> None:
     assert bob.session.statistics.deleted == 0
 
 
+def test_quit_says_that_the_disk_is_full() -> None:
+    bob = Driver(FakeMaildrop(MESSAGES), commit_works=False, disk_full=True)
+    bob.log_in()
+    assert bob.send(b"DELE 1\r\nQUIT\r\n").endswith(b"-ERR [SYS/TEMP] The disk is full: messages were not deleted\r\n")
+    assert bob.closed
+    assert bob.session.statistics.deleted == 0
+
+
 def test_a_deleted_message_that_another_program_changed_stays_and_quit_says_so(bob: Driver) -> None:
     bob.maildrop.changed = 1
     replies = bob.send(b"DELE 1\r\nDELE 2\r\nQUIT\r\n")
