@@ -8,18 +8,17 @@ from pathlib import Path
 
 from services.pop3d.index_cache import IndexCache
 from services.pop3d.lock import SessionLock
+from services.pop3d.maildir_moves import move, move_away, remove, take_in
 from services.pop3d.maildir_names import base_of, messages_in, order
 from services.pop3d.maildir_sizes import Sizes
-from services.pop3d.maildir_twins import another
 from stubmail.errors import PermanentError, TemporaryError
 from stubmail.line_ends import LineEnds, whole
-from stubmail.mbox.disk import closing
+from stubmail.mbox.disk import closing, is_full
 from stubmail.mbox.snapshot import signature
 from stubmail.spool import sync_directory
 
 CHUNK = 65_536
 LOCK = ".pop3d-lock"
-NAME_MAX = 255  # octets of a file's name
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -57,7 +56,7 @@ class MaildirLocation:
         lock = SessionLock(self.path / LOCK)
         try:
             for name in messages_in(self.path / "cur"):
-                _move(self.path / "cur" / name, self.path / "new" / base_of(name))
+                move(self.path / "cur" / name, self.path / "new" / base_of(name))
             Sizes(self.path).forget()
         finally:
             lock.release()
@@ -72,8 +71,7 @@ class Maildir:
         self._path = str(path)
         self._lock = lock
         self._cache = cache
-        for name in messages_in(path / "new"):
-            _take_in(path, name)
+        take_in(path)
         self._listing = Sizes(path, cache).listing()
         self._uids = self._listing.uids
         self._as_listed = self._listing.settled  # as far as is known
@@ -131,24 +129,25 @@ class Maildir:
         return [number for number, time in times if 0 < time < moment]
 
     def commit(self, numbers: Sequence[int]) -> int:
-        """Move the files to tmp, all or none, and only then remove them: until the last move all can be undone."""
-        moved: list[tuple[Path, Path]] = []
-        cur = Path(self._cur)
-        names = self._names_now()
+        """Move the files to tmp, all or none, and only then remove them: until the last move all can be undone.
+
+        On a full disk tmp may have no room for their names: then they are removed one by one.
+        """
+        cur, names = Path(self._cur), self._names_now()
+        files = []
+        for number in numbers:
+            name = names.get(self._listing.names[number - 1])
+            if name and self._may_remove(number, cur / name):  # else somebody else removed it
+                files.append(cur / name)
         try:
-            for number in numbers:
-                name = names.get(self._listing.names[number - 1])
-                if name and self._may_remove(number, cur / name):  # else somebody else removed it
-                    source, target = cur / name, Path(self._path, "tmp", name)
-                    source.rename(target)
-                    moved.append((source, target))
+            moved = move_away(files, Path(self._path, "tmp"))
+        except OSError as error:
+            if not is_full(error):
+                raise
+            remove(files)
             sync_directory(cur)
-        except OSError:
-            for source, target in moved:
-                target.rename(source)
-            raise
-        for _, target in moved:
-            target.unlink(missing_ok=True)
+        else:
+            remove(moved)
         return 0  # a file that is not the message any more is another's
 
     def close(self) -> None:
@@ -218,21 +217,3 @@ def _read(cur: int, names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
                 break
             found.append(whole(content))
     return found
-
-
-def _take_in(path: Path, name: str) -> None:
-    """Move what is new to cur, under another name when its own is taken there."""
-    seen = name if ":" in name else f"{name}:2,"
-    if len(os.fsencode(seen)) > NAME_MAX:
-        seen = name
-    with suppress(FileNotFoundError):  # another program was quicker
-        try:
-            _move(path / "new" / name, path / "cur" / seen)
-        except TemporaryError:
-            _move(path / "new" / name, path / "cur" / another(seen))
-
-
-def _move(source: Path, target: Path) -> None:
-    if target.exists():
-        raise TemporaryError("4.3.0", f"{target} exists")
-    source.rename(target)

@@ -43,7 +43,8 @@ class Maildrop(Listing, Protocol):
     def commit(self, numbers: Sequence[int]) -> int:
         """Remove these messages durably, and nothing that was delivered since.
 
-        Returns how many stay, as another program has changed them. Raises TemporaryError: none removed.
+        Returns how many stay, as another program has changed them. Raises TemporaryError or OSError: none removed, but
+        perhaps some when the disk is full.
         """
 
     def close(self) -> None:

@@ -350,6 +350,41 @@ def test_a_commit_that_fails_removes_nothing(path: Path, monkeypatch: pytest.Mon
     assert names(path, "cur") == ["1.x:2,", "2.x:2,"]
 
 
+class TestFullDisk:
+    """A directory may need another block for a name."""
+
+    @pytest.fixture(autouse=True)
+    def _full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rename = Path.rename
+
+        def failing(self: Path, target: Path) -> Path:
+            if self.name.startswith("3") and target.parent.name in ("cur", "tmp") and self.parent != target.parent:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", failing)
+
+    def test_messages_are_removed_where_they_are(self, path: Path) -> None:
+        for number in range(1, 6):
+            put(path, "cur", f"{number}.x:2,")
+        maildrop = MaildirLocation(path).open()
+        assert maildrop.commit([1, 2, 3, 5]) == 0
+        maildrop.close()
+        assert (names(path, "cur"), names(path, "tmp")) == (["4.x:2,"], [])
+        assert look(path) == [("4.x", 14)]
+
+    def test_new_mail_for_whose_names_there_is_no_room_waits(
+        self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(1, 6):
+            put(path, "new", f"{number}.x")
+        assert set(look(path)) < {(f"{number}.x", 14) for number in range(1, 6)}
+        assert "3.x" in names(path, "new")
+        assert "left-in-new" in caplog.text
+        monkeypatch.undo()
+        assert look(path) == [(f"{number}.x", 14) for number in range(1, 6)]
+
+
 def test_a_message_that_changed_or_went_is_not_sent(path: Path) -> None:
     put(path, "new", "1.x")
     put(path, "new", "2.x")
