@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stubmail import log
 from stubmail.mbox import append, disk, rewrite
-from stubmail.mbox.append import Delivery
+from stubmail.mbox.batch import Delivery
 from stubmail.mbox.errors import NotMbox
 from stubmail.mbox.lock import MailboxLock
 from stubmail.mbox.matching import altered, still_in

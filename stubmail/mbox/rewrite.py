@@ -30,7 +30,7 @@ from stubmail.mbox.plan import Plan
 from stubmail.mbox.scan import separator
 
 WINDOW = 16 << 20  # octets; two of them are what a rewrite likes to take of the disk
-LEAST = 512  # octets of a window when there is little room; of the block that a disk has at least, two need a quarter
+LEAST = 512  # octets of a window when there is little room: a block of the disk has room for two and the plan
 MOST = 4096  # windows, each of which is waited for twice, when there is little room
 
 Refresh = Callable[[], None]  # called often, to show that the holder of the lock is alive

@@ -83,6 +83,22 @@ class Full(Record):
         raise RuntimeError("no")
 
 
+def fill_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """Let no file grow."""
+    write = os.pwrite
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if offset + len(data) > os.fstat(fd).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data, offset)
+
+    def none_to_reserve(_fd: int, _offset: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(os, "pwrite", full)
+    patch.setattr(os, "posix_fallocate", none_to_reserve)
+
+
 class TestDelivery:
     @given(st.lists(st.lists(contents, max_size=3), max_size=3), st.sampled_from([b"", ONE, ONE[:-1], ONE[:-2], b"\n"]))
     def test_every_message_reads_back(self, batches: list[list[bytes]], before: bytes) -> None:
@@ -231,6 +247,25 @@ class TestRecovery:
         record = Record()
         mbox.recover(record)
         assert record.calls == [["a"]]
+
+    def test_a_full_disk_keeps_nobody_out_meanwhile(
+        self, mbox: Mbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The caller's record is on that disk, too."""
+        with pytest.raises(RuntimeError):
+            mbox.deliver([delivery("a"), delivery("b")], Full())
+        with monkeypatch.context() as patch:
+            fill_the_disk(patch)
+            assert mbox.remove(mbox.snapshot(), [1]).removed == 1
+            with pytest.raises(RuntimeError):
+                mbox.recover(Full())
+            with pytest.raises(RuntimeError):
+                mbox.deliver([delivery("b"), delivery("c")], Full())
+        record = Record()
+        mbox.deliver([delivery("b"), delivery("c")], record)
+        assert record.calls == [["a", "b"], ["c"]]
+        assert len(mbox.snapshot()) == 2
+        assert names(path) == {"bob"}
 
     def test_nothing_to_recover_creates_nothing(self, mbox: Mbox, path: Path) -> None:
         mbox.recover(Full())
