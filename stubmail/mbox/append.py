@@ -1,8 +1,8 @@
 """Appending a batch of messages to a mailbox file, all or none, each exactly once, whatever happens in between.
 
 The batch is written to the journal, ``PATH.stub-append``, before it is appended. The next opener compares: when all of
-it is in the mailbox, the journal becomes ``PATH.stub-appended-OWNER``, where the program that delivered the batch finds
-its ids; else what there is of it is cut out, and what a legacy program appended behind it stays.
+it is in the mailbox, the ids go to ``PATH.stub-appended-OWNER``, where the program that delivered them picks them up;
+else what there is of it is cut out, and what a legacy program appended behind it stays.
 """
 
 import json
@@ -73,7 +73,7 @@ def heal(path: Path, mailbox: int) -> None:
 
 
 def noted(path: Path, mailbox: int, owner: str) -> list[str]:
-    """Return the ids of this owner's deliveries that ``heal`` found complete: the note is a journal, or JSON."""
+    """Return the ids of this owner's deliveries that ``heal`` found complete: JSON, or a journal."""
     fd = disk.open_own(_notes(path, owner), mailbox)
     if fd is None:
         return []
@@ -94,18 +94,22 @@ def forget_noted(path: Path, owner: str) -> None:
 
 
 def _note(path: Path, mailbox: int, batch: Batch) -> None:
-    """Make of the journal a note of the ids, for which even a full disk has room, or add them to one as JSON."""
-    note = _notes(path, batch.owner)
-    if known := noted(path, mailbox, batch.owner):
-        draft = Path(f"{note}.new")
-        disk.remove(draft)
+    """Add the ids to the note; when the disk is full and there is none yet, the journal becomes the note."""
+    note, known = _notes(path, batch.owner), noted(path, mailbox, batch.owner)
+    draft = Path(f"{note}.new")
+    disk.remove(draft)
+    try:
         with disk.closing(disk.create(draft)) as fd:
             disk.write(fd, json.dumps(list(dict.fromkeys(known + batch.ids))).encode(), 0)
             disk.sync(fd)
+    except OSError as error:
+        disk.remove(draft)
+        if known or not disk.is_full(error):
+            raise
+        disk.rename(_journal(path), note)
+    else:
         disk.rename(draft, note)
         forget(path)
-    else:
-        disk.rename(_journal(path), note)
 
 
 def _written(mailbox: int, journal: int, batch: Batch) -> int:

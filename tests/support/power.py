@@ -37,7 +37,7 @@ class Machine:
         """``torn``: the part of the last write that is done; ``fail_at``: the call that fails with ``error`` instead.
 
         ``disk`` is told of every change; several processes may share it, one after the other.
-        ``room``: octets that can be reserved, more when files are cut.
+        ``room``: octets by which files can grow, more when others are cut.
         """
         self.calls = 0
         self.names: list[str] = []  # of the calls: "pwrite bob"
@@ -108,7 +108,15 @@ class Machine:
             raise
         return self._write(fd, bytes(data), offset)
 
+    def _grow(self, fd: int, size: int) -> None:
+        more = size - os.fstat(fd).st_size
+        if self._room is not None and more > 0:
+            if more > self._room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._room -= more
+
     def _write(self, fd: int, data: bytes, offset: int) -> int:
+        self._grow(fd, offset + len(data))
         if self._disk:
             self._disk.wrote(os.fstat(fd).st_ino, offset, data)
         return int(self._real["pwrite"](fd, data, offset))
@@ -123,11 +131,7 @@ class Machine:
 
     def _posix_fallocate(self, fd: int, offset: int, size: int) -> None:
         self.step("fallocate", fd)
-        if self._room is not None:
-            self._room -= offset + size - os.fstat(fd).st_size
-            if self._room < 0:
-                self._room += offset + size - os.fstat(fd).st_size
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._grow(fd, offset + size)
         if self._disk:
             self._disk.wrote(os.fstat(fd).st_ino, offset + size, b"")
         self._real["posix_fallocate"](fd, offset, size)
