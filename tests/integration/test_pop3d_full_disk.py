@@ -46,7 +46,7 @@ class SmallMaildrop:
                 with contextlib.suppress(OSError):
                     while True:
                         file.write(bytes(size))
-        assert os.statvfs(self.inside).f_bfree == 0
+        assert os.statvfs(self.inside).f_bavail == 0
 
     def names(self) -> list[str]:
         """The files that a session has left, and may not have left."""
