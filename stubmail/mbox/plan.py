@@ -27,6 +27,7 @@ class Plan:
     total: int  # octets in them
     anchor: str
     window: int  # octets that move at a time
+    direct: bool = False  # a window is no longer than the first gap, so that it is not written over its sources
 
     @classmethod
     def without(cls, gaps: list[tuple[int, int]], mailbox: int, window: int) -> "Plan":
@@ -62,6 +63,16 @@ class Plan:
     def windows(self) -> int:
         """How many there are."""
         return -(-self.total // self.window)
+
+    @property
+    def slot(self) -> int:
+        """How many octets of a window are kept before it is written."""
+        return 0 if self.direct else self.window
+
+    def directly(self) -> "Plan":
+        """Return the same plan in steps of which no octets need be kept."""
+        gap = self.kept[0][0] - self.first
+        return dataclasses.replace(self, window=min(self.window, gap), direct=True)
 
     def with_window(self, window: int) -> "Plan":
         """Return the same plan in other steps."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stubmail.mbox import Delivery, Mbox, MboxError, NoRoom, disk, rewrite
+from stubmail.mbox import Delivery, Mbox, MboxError, NoRoom, disk, rewrite, rewrite_journal
 from tests.support.graveyard import Graveyard
 from tests.support.power import Crash, Machine
 
@@ -258,6 +258,7 @@ REMOVALS = {
     "empty one": [6],
     "all": list(range(8)),
     "all but the last": list(range(7)),
+    "long one": [4],
 }
 
 
@@ -435,22 +436,31 @@ def test_a_cut_killed_before_it_is_on_disk_and_the_power_fails_while_new_mail_is
     assert until_it_lives(tmp_path, attempt) > 20
 
 
+STEPS = {"small": 800, "direct": 450}  # with so much room windows are small, or no longer than what goes
+
+
 class TestLittleRoom:
     """The disk has not the room that a rewrite would like to take."""
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rewrite, "LEAST", 40)
+        monkeypatch.setattr(rewrite_journal, "LEAST", 40)
 
     @pytest.mark.parametrize("torn", [None, 0.3])
     @pytest.mark.parametrize("legacy", ["none", "careful"])
-    def test_smaller_steps_killed_at_every_call(self, tmp_path: Path, legacy: str, torn: float | None) -> None:
+    @pytest.mark.parametrize("removal", ["some", "long one"])
+    @pytest.mark.parametrize("room", STEPS.values(), ids=STEPS)
+    def test_smaller_steps_killed_at_every_call(
+        self, tmp_path: Path, room: int, removal: str, legacy: str, torn: float | None
+    ) -> None:
+        numbers = REMOVALS[removal]
+
         def attempt(directory: Path, number: int) -> bool:
             place, whole = filled(directory)
-            machine = Machine(stop_at=number, torn=torn, room=700)
-            lived = remove(place, REMOVALS["some"], machine)
+            machine = Machine(stop_at=number, torn=torn, room=room)
+            lived = remove(place, numbers, machine)
             late = place.legacy_append(legacy)
-            assert place.contents() in ([*without(whole, REMOVALS["some"]), *late], [*whole, *late])
+            assert place.contents() in ([*without(whole, numbers), *late], [*whole, *late])
             assert place.files() == {"bob"}
             if lived:
                 assert machine.names.count("fallocate bob.stub-rewrite") > 1
@@ -458,19 +468,53 @@ class TestLittleRoom:
 
         assert until_it_lives(tmp_path, attempt) > 20
 
-    @pytest.mark.parametrize("seed", range(4))
-    def test_smaller_steps_when_the_power_fails_at_every_call(self, tmp_path: Path, seed: int) -> None:
+    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("removal", ["some", "long one"])
+    @pytest.mark.parametrize("room", STEPS.values(), ids=STEPS)
+    def test_smaller_steps_when_the_power_fails_at_every_call(
+        self, tmp_path: Path, room: int, removal: str, seed: int
+    ) -> None:
+        numbers = REMOVALS[removal]
+
         def attempt(directory: Path, number: int) -> bool:
             place, whole = filled(directory)
             graveyard = Graveyard(place.directory)
-            lived = remove(place, REMOVALS["some"], Machine(stop_at=number, disk=graveyard, room=700))
+            lived = remove(place, numbers, Machine(stop_at=number, disk=graveyard, room=room))
             graveyard.lose(random.Random(seed * 1000 + number))
             there = place.contents()
-            assert there == without(whole, REMOVALS["some"]) or (there == whole and not lived)
+            assert there == without(whole, numbers) or (there == whole and not lived)
             assert place.files() == {"bob"}
             return lived
 
         assert until_it_lives(tmp_path, attempt) > 20
+
+    @pytest.mark.usefixtures("fewer_steps")
+    @pytest.mark.parametrize("legacy", ["none", "careful"])
+    def test_smaller_steps_killed_and_the_power_fails_while_healing(self, tmp_path: Path, legacy: str) -> None:
+        numbers = REMOVALS["long one"]
+
+        def attempt(directory: Path, number: int) -> bool:
+            lived = []
+
+            def again(inner: Path, inner_number: int) -> bool:
+                chance = random.Random(number * 1000 + inner_number)
+                place, whole = filled(inner)
+                graveyard = Graveyard(place.directory)
+                dying = Machine(stop_at=number, torn=chance.random(), disk=graveyard, room=STEPS["direct"])
+                lived.append(remove(place, numbers, dying))
+                late = place.legacy_append(legacy, graveyard)
+                place.wait()
+                healed = look(place, Machine(stop_at=inner_number, disk=graveyard))
+                graveyard.lose(chance)
+                assert place.contents() in ([*without(whole, numbers), *late], [*whole, *late])
+                assert place.files() == {"bob"}
+                return healed
+
+            directory.mkdir()
+            until_it_lives(directory, again)
+            return lived[-1]
+
+        assert until_it_lives(tmp_path, attempt) > 10
 
     @pytest.mark.parametrize("power", [False, True])
     def test_what_goes_at_the_end_makes_room_for_the_rest(self, tmp_path: Path, power: bool) -> None:

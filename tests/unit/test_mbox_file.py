@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NoRoom, NotMbox, Snapshot, rewrite
+from stubmail.mbox import Delivery, Extent, Mbox, MboxError, NoRoom, NotMbox, Snapshot, rewrite, rewrite_journal
 from stubmail.mbox.snapshot import REGION, settled
 from tests.support.waiting import wait_until
 
@@ -627,7 +627,7 @@ class TestRemoval:
     ) -> None:
         path.write_bytes(ONE + b"".join(FROM + b"text %d\n\n" % number for number in range(100)))
         before = path.read_bytes()
-        monkeypatch.setattr(rewrite, "MOST", 4)
+        monkeypatch.setattr(rewrite_journal, "MOST", 4)
 
         def nearly_full(_fd: int, _offset: int, size: int) -> None:
             if size < 2048:
