@@ -40,7 +40,8 @@ class Rewrite:
         self.touched = False  # whether the mailbox may differ from what it was
         self._mailbox = mailbox
         self._journal = journal
-        self._slots_at = _HEADER.size + len(plan.format())
+        length: int = _HEADER.unpack(disk.read(journal, _HEADER.size, 0))[1]  # as written, by whichever version
+        self._slots_at = _HEADER.size + length
 
     def run(self, refresh: Refresh) -> None:
         """Do all but the cut, from the window on that the journal holds, if it holds one."""

@@ -1,6 +1,8 @@
 """A crash at every system call of a delivery or a removal: each message is there once, octet for octet, or will be."""
 
+import dataclasses
 import errno
+import json
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stubmail.mbox import Delivery, Mbox, MboxError, NoRoom, disk, rewrite, rewrite_journal
+from stubmail.mbox.plan import Plan
 from tests.support.graveyard import Graveyard
 from tests.support.power import Crash, Machine
 
@@ -314,6 +317,25 @@ def test_removal_killed_at_every_call(tmp_path: Path, removal: str, legacy: str,
         return lived
 
     assert until_it_lives(tmp_path, attempt) > 10
+
+
+def test_a_journal_whose_plan_says_less_than_ours_do_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions before kept no ``direct`` in it."""
+
+    def format_before(plan: Plan) -> bytes:
+        fields = dataclasses.asdict(plan)
+        del fields["direct"]
+        return json.dumps(fields).encode()
+
+    def attempt(directory: Path, number: int) -> bool:
+        place, whole = filled(directory)
+        with monkeypatch.context() as patch:
+            patch.setattr(Plan, "format", format_before)
+            lived = remove(place, REMOVALS["some"], Machine(stop_at=number))
+        assert place.contents() in (without(whole, REMOVALS["some"]), whole)
+        return lived
+
+    assert until_it_lives(tmp_path, attempt) > 20
 
 
 @pytest.mark.usefixtures("fewer_steps")
