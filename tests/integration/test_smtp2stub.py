@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -527,7 +526,4 @@ def test_a_courier_that_is_killed_is_started_again(gateway: Gateway) -> None:
     wait_until(lambda: "deferred to=bob@beta.example" in gateway.text(), 30)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 20)

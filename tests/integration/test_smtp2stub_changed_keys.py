@@ -1,7 +1,6 @@
 """Keys on the whole system: for one that is not published yet mail waits, one that changes is reported and not used."""
 
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,16 @@ from stubmail.testing.plugin import StubNetwork
 from stubmail.testing.walk import Correspondent, compose
 from tests.support.gpg import need
 from tests.support.keys import make_key, public
+from tests.support.waiting import wait_until
 
 DOMAINS = {"alpha.example": ["alice"], "beta.example": ["bob"]}
+until = partial(wait_until, seconds=60.0)  # a whole network takes its time
 
 
 @pytest.fixture
 def network(stub_network: StubNetwork) -> Network:
     need("gpg", "gnupg")
     return stub_network(DOMAINS)
-
-
-def until(happened: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def people(network: Network) -> tuple[Correspondent, Correspondent]:

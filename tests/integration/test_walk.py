@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,11 @@ import pytest
 from stubmail.testing.network import Network
 from stubmail.testing.plugin import StubNetwork
 from stubmail.testing.walk import Correspondent, compose, walk
+from tests.support.waiting import wait_until
 
 DOMAINS = {"alpha.example": ["alice"], "beta.example": ["bob"]}
 STUBMAIL = [sys.executable, "-m", "commands"]
+until = partial(wait_until, seconds=60.0)  # a whole network takes its time
 
 
 def people(network: Network) -> tuple[Correspondent, Correspondent]:
@@ -31,13 +33,6 @@ def introduce(network: Network) -> tuple[Correspondent, Correspondent]:
         sender.submit(recipient.address, compose(sender.address, recipient.address, "introduction"))
     until(lambda: len(alice.read()) == 1 and len(bob.read()) == 1)
     return alice, bob
-
-
-def until(happened: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_the_demo_passes_and_describes_itself(tmp_path: Path) -> None:
