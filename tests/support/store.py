@@ -143,7 +143,9 @@ class Talker:
     def waiting(self, *senders: Person, after: int = 0, limit: int = 1000) -> dict[str, Any]:
         """List what waits from these senders."""
         members = {"senders": [sender.fingerprint for sender in senders], "after": after, "limit": limit}
-        return dict(self.send("list", members).get_json())
+        response = self.send("list", members)
+        assert response.status_code == 200, response.data
+        return dict(response.get_json())
 
     def fetch(self, *wanted: tuple[bytes, int]) -> list[tuple[Frame, bytes]]:
         """Fetch posts from these offsets; return the frames and their content, without the end frame."""
