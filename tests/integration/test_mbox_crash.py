@@ -383,10 +383,8 @@ def test_removal_when_the_power_fails_at_every_call(tmp_path: Path, removal: str
     assert until_it_lives(tmp_path, attempt) > 10
 
 
-@pytest.mark.usefixtures("fewer_steps")
-@pytest.mark.parametrize("legacy", ["none", "careful"])
-def test_removal_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy: str) -> None:
-    numbers = REMOVALS["some"]
+def kill_and_fail_while_healing(tmp_path: Path, numbers: list[int], legacy: str, room: int | None = None) -> int:
+    """Kill a removal at every call, and let the power fail at every call of the next opener's; return how many."""
 
     def attempt(directory: Path, number: int) -> bool:
         lived = []
@@ -395,8 +393,11 @@ def test_removal_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy
             chance = random.Random(number * 1000 + inner_number)
             place, whole = filled(inner)
             graveyard = Graveyard(place.directory)
-            lived.append(remove(place, numbers, Machine(stop_at=number, torn=chance.random(), disk=graveyard)))
+            dying = Machine(stop_at=number, torn=chance.random(), disk=graveyard, room=room)
+            lived.append(remove(place, numbers, dying))
             late = place.legacy_append(legacy, graveyard)
+            if room is not None:
+                place.wait()
             healed = look(place, Machine(stop_at=inner_number, disk=graveyard))
             graveyard.lose(chance)
             assert place.contents() in ([*without(whole, numbers), *late], [*whole, *late])
@@ -407,7 +408,13 @@ def test_removal_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy
         until_it_lives(directory, again)
         return lived[-1]
 
-    assert until_it_lives(tmp_path, attempt) > 10
+    return until_it_lives(tmp_path, attempt)
+
+
+@pytest.mark.usefixtures("fewer_steps")
+@pytest.mark.parametrize("legacy", ["none", "careful"])
+def test_removal_killed_and_the_power_fails_while_healing(tmp_path: Path, legacy: str) -> None:
+    assert kill_and_fail_while_healing(tmp_path, REMOVALS["some"], legacy) > 10
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
@@ -513,30 +520,7 @@ class TestLittleRoom:
     @pytest.mark.usefixtures("fewer_steps")
     @pytest.mark.parametrize("legacy", ["none", "careful"])
     def test_smaller_steps_killed_and_the_power_fails_while_healing(self, tmp_path: Path, legacy: str) -> None:
-        numbers = REMOVALS["long one"]
-
-        def attempt(directory: Path, number: int) -> bool:
-            lived = []
-
-            def again(inner: Path, inner_number: int) -> bool:
-                chance = random.Random(number * 1000 + inner_number)
-                place, whole = filled(inner)
-                graveyard = Graveyard(place.directory)
-                dying = Machine(stop_at=number, torn=chance.random(), disk=graveyard, room=STEPS["direct"])
-                lived.append(remove(place, numbers, dying))
-                late = place.legacy_append(legacy, graveyard)
-                place.wait()
-                healed = look(place, Machine(stop_at=inner_number, disk=graveyard))
-                graveyard.lose(chance)
-                assert place.contents() in ([*without(whole, numbers), *late], [*whole, *late])
-                assert place.files() == {"bob"}
-                return healed
-
-            directory.mkdir()
-            until_it_lives(directory, again)
-            return lived[-1]
-
-        assert until_it_lives(tmp_path, attempt) > 10
+        assert kill_and_fail_while_healing(tmp_path, REMOVALS["long one"], legacy, STEPS["direct"]) > 10
 
     @pytest.mark.parametrize("power", [False, True])
     def test_what_goes_at_the_end_makes_room_for_the_rest(self, tmp_path: Path, power: bool) -> None:
